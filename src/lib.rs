@@ -1,1 +1,9 @@
-//! The operator.
+//! Flotilla: an operator that runs fleets of inference servers and scales them on the time that requests wait.
+//!
+//! Imports flow one way: `api <- service <- scaling, placement <- resources <- controller`.
+
+pub mod api;
+pub mod service;
+
+#[cfg(test)]
+mod fixtures;

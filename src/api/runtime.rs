@@ -1,0 +1,117 @@
+//! `spec.runtime`: the server that runs the model.
+
+use k8s_openapi::api::core::v1::ResourceRequirements;
+use kube::KubeSchema;
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+
+/// The server that runs the model.
+#[derive(Clone, Debug, Deserialize, KubeSchema, PartialEq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Runtime {
+    /// Which server.
+    #[serde(default)]
+    pub engine: Engine,
+    /// The server's image. Default: the one that the operator was installed with.
+    #[schemars(length(min = 1, max = 1024), regex(pattern = r"^\S+$"))]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub image: Option<String>,
+    /// What ONNX Runtime executes on. Auto takes the best one that the server finds usable and says which.
+    #[serde(default)]
+    pub execution_provider: ExecutionProvider,
+    /// Images per execution, at most.
+    #[schemars(range(min = 1, max = 1024))]
+    #[serde(default = "default_max_batch_size")]
+    pub max_batch_size: i32,
+    /// How long a batch waits for more images while the device is idle. 0: batches form only while the device is busy.
+    #[schemars(range(min = 0, max = 1_000_000))]
+    #[serde(default)]
+    pub max_queue_delay_microseconds: i32,
+    /// CPU and memory of the server's container; GPUs are asked for in placement.gpu.
+    #[schemars(schema_with = "resources_schema")]
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub resources: Option<ResourceRequirements>,
+    /// A strategic-merge patch over the generated pod template: imagePullSecrets, serviceAccountName, env, affinity, labels ….
+    /// Names and ports of the generated containers, probes, selector labels and the security floor can't be changed.
+    #[schemars(schema_with = "open_object_schema")]
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub pod_template: Option<Value>,
+}
+
+impl Default for Runtime {
+    fn default() -> Self {
+        Self {
+            engine: Engine::default(),
+            image: None,
+            execution_provider: ExecutionProvider::default(),
+            max_batch_size: default_max_batch_size(),
+            max_queue_delay_microseconds: 0,
+            resources: None,
+            pod_template: None,
+        }
+    }
+}
+
+fn default_max_batch_size() -> i32 {
+    32
+}
+
+/// A model server.
+#[derive(Clone, Copy, Debug, Default, Deserialize, Eq, JsonSchema, PartialEq, Serialize)]
+pub enum Engine {
+    /// Flotilla's server on ONNX Runtime.
+    #[default]
+    OnnxRuntime,
+}
+
+/// What ONNX Runtime executes on.
+#[derive(Clone, Copy, Debug, Default, Deserialize, Eq, JsonSchema, PartialEq, Serialize)]
+pub enum ExecutionProvider {
+    /// The best that the server finds usable.
+    #[default]
+    Auto,
+    /// NVIDIA TensorRT.
+    TensorRt,
+    /// NVIDIA CUDA.
+    Cuda,
+    /// The processor; allowed beside a GPU, for trying things out.
+    Cpu,
+}
+
+impl ExecutionProvider {
+    /// The word in the API, the server's settings and the status.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Auto => "Auto",
+            Self::TensorRt => "TensorRt",
+            Self::Cuda => "Cuda",
+            Self::Cpu => "Cpu",
+        }
+    }
+}
+
+/// The parts of Kubernetes' ResourceRequirements that a server container can have.
+fn resources_schema(_: &mut schemars::SchemaGenerator) -> schemars::Schema {
+    let quantities = serde_json::json!({
+        "type": "object",
+        "additionalProperties": {
+            "x-kubernetes-int-or-string": true,
+            "pattern": "^(\\+|-)?(([0-9]+(\\.[0-9]*)?)|(\\.[0-9]+))(([KMGTPE]i)|[numkMGTPE]|([eE](\\+|-)?(([0-9]+(\\.[0-9]*)?)|(\\.[0-9]+))))?$",
+        },
+    });
+    schemars::json_schema!({
+        "type": "object",
+        "description": "CPU and memory of the server's container; GPUs are asked for in placement.gpu.",
+        "properties": {"requests": quantities, "limits": quantities},
+        "nullable": true,
+    })
+}
+
+fn open_object_schema(_: &mut schemars::SchemaGenerator) -> schemars::Schema {
+    schemars::json_schema!({
+        "type": "object",
+        "nullable": true,
+        "x-kubernetes-preserve-unknown-fields": true,
+    })
+}
