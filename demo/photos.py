@@ -19,7 +19,7 @@ FOLDER = packages.CACHE / "photos"
 
 # What is a JPEG stays as it is; what is a PNG becomes a JPEG, as a camera's photos are.
 PHOTOS = {
-    "astronaut.jpg": (packages.SCIKIT_IMAGE, "skimage/data/astronaut.png"),
+    "camera.jpg": (packages.SCIKIT_IMAGE, "skimage/data/camera.png"),
     "chelsea.jpg": (packages.SCIKIT_IMAGE, "skimage/data/chelsea.png"),
     "china.jpg": (packages.SCIKIT_LEARN, "sklearn/datasets/images/china.jpg"),
     "coffee.jpg": (packages.SCIKIT_IMAGE, "skimage/data/coffee.png"),

