@@ -13,7 +13,7 @@ from pathlib import Path
 from PIL import Image
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "models"))
-import packages  # noqa: E402  (it lies in the folder that the line above adds)
+import packages
 
 FOLDER = packages.CACHE / "photos"
 

@@ -31,7 +31,7 @@ EXPECTED_LABELS = {
     "chelsea-recompressed.jpg": CAT,
     "china.jpg": {"palace"},
     "coffee.jpg": {"espresso"},
-    "flower.jpg": {"daisy"},
+    "flower.jpg": {"daisy"},  # a dahlia, and the daisy is its only relative among the classes
     "rocket.jpg": {"missile"},
 }
 EXPECTED_DUPLICATE = {"chelsea.jpg", "chelsea-recompressed.jpg"}
@@ -63,7 +63,8 @@ def main() -> int:
         print(f"{photo.name:26} {len(jpeg) / 1000:5.0f} KB {milliseconds:7.0f} ms  {names[index]} ({probability:.0%})")
 
     tensors = len(photos) * TENSOR_BYTES
-    print(f"\nsent {sent / 1000:.0f} KB of JPEG; as float32 tensors it would be {tensors / 1000:.0f} KB, {tensors / sent:.1f} times as much")
+    print(f"\nsent {sent / 1000:.0f} KB of JPEG; as float32 tensors it would be {tensors / 1000:.0f} KB", end=", ")
+    print(f"{tensors / sent:.1f} times as much")
 
     similarity = {pair: cosine(embeddings[pair[0]], embeddings[pair[1]]) for pair in itertools.combinations(embeddings, 2)}
     (best, similar), *others = sorted(similarity.items(), key=lambda item: -item[1])

@@ -9,9 +9,9 @@ from pathlib import Path
 
 import pytest
 
+import send
+
 HERE = Path(__file__).resolve().parent
-sys.path.insert(0, str(HERE))
-import send  # noqa: E402  (it lies in the folder that the line above adds)
 
 NAMES = json.loads(send.LABELS.read_text())
 RIGHT = {name: sorted(labels)[0] for name, labels in send.EXPECTED_LABELS.items()}

@@ -66,7 +66,8 @@ def build(tensors: dict[str, np.ndarray]) -> onnx.ModelProto:
     for repeats, _kernel, first_stride, expansion, channels_out in STAGES:
         for repeat in range(repeats):
             stride = first_stride if repeat == 0 else 1
-            value = net.block(value, f"_blocks.{index}", stride, expansion, residual=stride == 1 and channels == channels_out)
+            same = stride == 1 and channels == channels_out
+            value = net.block(value, f"_blocks.{index}", stride, expansion, residual=same)
             index, channels = index + 1, channels_out
 
     value = net.convolve(value, "_conv_head", "_bn1")

@@ -122,7 +122,8 @@ def _array(name: str, view: _View, blocks: dict[str, np.ndarray]) -> np.ndarray:
         raise FormatError(f"tensor {name!r} refers to storage {view.storage.key!r}, which the file does not hold")
     block = blocks[view.storage.key]
     last = view.offset + sum((size - 1) * stride for size, stride in zip(view.shape, view.strides, strict=True))
-    if view.offset < 0 or min(view.strides, default=0) < 0 or last >= block.size and 0 not in view.shape:
+    negative = min(view.offset, *view.shape, *view.strides, 0) < 0
+    if negative or (last >= block.size and 0 not in view.shape):
         raise FormatError(f"tensor {name!r} reaches outside its storage")
     strides = [stride * block.itemsize for stride in view.strides]
     return np.lib.stride_tricks.as_strided(block[view.offset :], view.shape, strides, writeable=False).copy()
