@@ -1,0 +1,212 @@
+//! The pod template as Flotilla generates it: one server on the model's volume, "restricted" by the Pod Security Standards.
+
+use k8s_openapi::api::core::v1::{
+    Affinity, Capabilities, ConfigMapVolumeSource, Container, ContainerPort, EmptyDirVolumeSource, HTTPGetAction,
+    ImageVolumeSource, NodeAffinity, NodeSelector, NodeSelectorRequirement, NodeSelectorTerm,
+    PersistentVolumeClaimVolumeSource, PodSecurityContext, PodSpec, PodTemplateSpec, Probe, ResourceRequirements,
+    SeccompProfile, SecurityContext, Toleration, Volume, VolumeMount,
+};
+use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
+use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
+
+use super::{common_labels, settings, string_map};
+use crate::api::labels;
+use crate::service::validate::MODEL_MOUNT;
+use crate::service::{GpuRequest, ModelVolume, ValidatedService, names};
+
+/// The server's container.
+pub const CONTAINER: &str = "server";
+/// KServe v2 over HTTP, and the probes.
+pub const HTTP_PORT: i32 = 8000;
+/// KServe v2 over gRPC.
+pub const GRPC_PORT: i32 = 8001;
+/// Metrics.
+pub const METRICS_PORT: i32 = 8002;
+/// Folder of the settings file.
+pub const SETTINGS_MOUNT: &str = "/etc/flotilla";
+/// Where the server writes why it ended.
+pub const TERMINATION_LOG: &str = "/dev/termination-log";
+/// Time from SIGTERM to SIGKILL: the drain's delay and timeout, and room to stop.
+pub const GRACE_SECONDS: i64 = 60;
+
+/// The only writable folder.
+const TMP_MOUNT: &str = "/tmp";
+/// A user and group without a name in any image.
+const USER: i64 = 65532;
+
+/// The template of a service whose settings are in the ConfigMap `settings_name`.
+pub fn build(service: &ValidatedService, settings_name: &str) -> PodTemplateSpec {
+    let mut labels = common_labels(service);
+    labels.extend(names::selector(&service.name, service.pool(), labels::STABLE));
+    PodTemplateSpec {
+        metadata: Some(ObjectMeta {
+            labels: Some(labels),
+            // Without it the cluster autoscaler takes /tmp for data worth keeping and never removes the node.
+            annotations: Some(string_map([("cluster-autoscaler.kubernetes.io/safe-to-evict-local-volumes", "tmp")])),
+            ..ObjectMeta::default()
+        }),
+        spec: Some(PodSpec {
+            containers: vec![server(service)],
+            volumes: Some(volumes(service, settings_name)),
+            service_account_name: Some(names::inference(&service.name)),
+            automount_service_account_token: Some(false),
+            enable_service_links: Some(false),
+            termination_grace_period_seconds: Some(GRACE_SECONDS),
+            security_context: Some(PodSecurityContext {
+                run_as_non_root: Some(true),
+                run_as_user: Some(USER),
+                run_as_group: Some(USER),
+                fs_group: Some(USER),
+                seccomp_profile: Some(SeccompProfile { type_: "RuntimeDefault".to_owned(), localhost_profile: None }),
+                ..PodSecurityContext::default()
+            }),
+            ..PodSpec::default()
+        }),
+    }
+}
+
+/// The securityContext of a container that may do nothing special.
+pub fn restricted_security_context() -> SecurityContext {
+    SecurityContext {
+        allow_privilege_escalation: Some(false),
+        capabilities: Some(Capabilities { drop: Some(vec!["ALL".to_owned()]), add: None }),
+        read_only_root_filesystem: Some(true),
+        ..SecurityContext::default()
+    }
+}
+
+fn server(service: &ValidatedService) -> Container {
+    Container {
+        name: CONTAINER.to_owned(),
+        image: Some(service.runtime.image.clone()),
+        image_pull_policy: Some("IfNotPresent".to_owned()),
+        args: Some(vec!["--settings".to_owned(), format!("{SETTINGS_MOUNT}/{}", settings::FILE)]),
+        ports: Some(vec![port("http", HTTP_PORT), port("grpc", GRPC_PORT), port("metrics", METRICS_PORT)]),
+        resources: Some(resources(service)).filter(|resources| *resources != ResourceRequirements::default()),
+        volume_mounts: Some(vec![
+            mount("model", MODEL_MOUNT, Some(true)),
+            mount("settings", SETTINGS_MOUNT, Some(true)),
+            mount("tmp", TMP_MOUNT, None),
+        ]),
+        // Loading and warming up may take 10 minutes; until then nobody calls the server unresponsive.
+        startup_probe: Some(Probe { failure_threshold: Some(300), ..probe("/v2/health/ready", 2, 1) }),
+        readiness_probe: Some(probe("/v2/health/ready", 1, 1)),
+        // Slow on purpose: a server on a starved processor is late, not dead.
+        liveness_probe: Some(probe("/v2/health/live", 10, 5)),
+        termination_message_path: Some(TERMINATION_LOG.to_owned()),
+        termination_message_policy: Some("File".to_owned()),
+        security_context: Some(restricted_security_context()),
+        ..Container::default()
+    }
+}
+
+/// The user's processor and memory, and the GPUs. Extended resources need equal requests and limits.
+fn resources(service: &ValidatedService) -> ResourceRequirements {
+    let mut resources = service.runtime.resources.clone();
+    if let Some(gpu) = &service.gpu {
+        for side in [&mut resources.requests, &mut resources.limits] {
+            side.get_or_insert_default().insert(gpu.resource_name.clone(), Quantity(gpu.count.to_string()));
+        }
+    }
+    resources
+}
+
+fn volumes(service: &ValidatedService, settings_name: &str) -> Vec<Volume> {
+    let model = match &service.model.source {
+        ModelVolume::Image { reference, pull_policy } => Volume {
+            image: Some(ImageVolumeSource {
+                reference: Some(reference.clone()),
+                pull_policy: Some(pull_policy.as_str().to_owned()),
+            }),
+            ..Volume::default()
+        },
+        // Read-only as a volume and not only as a mount: else the kubelet would give the user's files to our group.
+        ModelVolume::Claim { claim_name } => Volume {
+            persistent_volume_claim: Some(PersistentVolumeClaimVolumeSource {
+                claim_name: claim_name.clone(),
+                read_only: Some(true),
+            }),
+            ..Volume::default()
+        },
+    };
+    vec![
+        Volume { name: "model".to_owned(), ..model },
+        Volume {
+            name: "settings".to_owned(),
+            config_map: Some(ConfigMapVolumeSource {
+                name: settings_name.to_owned(),
+                ..ConfigMapVolumeSource::default()
+            }),
+            ..Volume::default()
+        },
+        Volume {
+            name: "tmp".to_owned(),
+            empty_dir: Some(EmptyDirVolumeSource { size_limit: Some(Quantity("1Gi".to_owned())), medium: None }),
+            ..Volume::default()
+        },
+    ]
+}
+
+fn port(name: &str, number: i32) -> ContainerPort {
+    ContainerPort {
+        name: Some(name.to_owned()),
+        container_port: number,
+        protocol: Some("TCP".to_owned()),
+        ..ContainerPort::default()
+    }
+}
+
+fn mount(name: &str, path: &str, read_only: Option<bool>) -> VolumeMount {
+    VolumeMount { name: name.to_owned(), mount_path: path.to_owned(), read_only, ..VolumeMount::default() }
+}
+
+fn probe(path: &str, period_seconds: i32, timeout_seconds: i32) -> Probe {
+    Probe {
+        http_get: Some(HTTPGetAction {
+            path: Some(path.to_owned()),
+            port: IntOrString::String("http".to_owned()),
+            ..HTTPGetAction::default()
+        }),
+        period_seconds: Some(period_seconds),
+        timeout_seconds: Some(timeout_seconds),
+        ..Probe::default()
+    }
+}
+
+/// Lets the pod onto nodes that are kept for GPUs, and only onto nodes with one of the products. Done after the user's patch,
+/// because lists of tolerations and affinity terms replace each other: what the user wrote holds besides.
+///
+/// A divided GPU carries a suffix to its product: -SHARED is accepted, -MIG-… is not, because its slices can't be listed.
+pub fn place_on_gpu(template: &mut PodTemplateSpec, gpu: &GpuRequest) {
+    let spec = template.spec.get_or_insert_default();
+    let toleration = Toleration {
+        key: Some(gpu.resource_name.clone()),
+        operator: Some("Exists".to_owned()),
+        effect: Some("NoSchedule".to_owned()),
+        ..Toleration::default()
+    };
+    let tolerations = spec.tolerations.get_or_insert_default();
+    if !tolerations.contains(&toleration) {
+        tolerations.push(toleration);
+    }
+    if gpu.products.is_empty() {
+        return;
+    }
+    let requirement = NodeSelectorRequirement {
+        key: labels::GPU_PRODUCT.to_owned(),
+        operator: "In".to_owned(),
+        values: Some(gpu.products.iter().flat_map(|product| [product.clone(), format!("{product}-SHARED")]).collect()),
+    };
+    let node_affinity: &mut NodeAffinity =
+        spec.affinity.get_or_insert_with(Affinity::default).node_affinity.get_or_insert_default();
+    let required: &mut NodeSelector =
+        node_affinity.required_during_scheduling_ignored_during_execution.get_or_insert_default();
+    if required.node_selector_terms.is_empty() {
+        required.node_selector_terms.push(NodeSelectorTerm::default());
+    }
+    // Terms are alternatives: the product has to hold in each of them.
+    for term in &mut required.node_selector_terms {
+        term.match_expressions.get_or_insert_default().push(requirement.clone());
+    }
+}
