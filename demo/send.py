@@ -44,9 +44,9 @@ def main() -> int:
     parser.add_argument("--photos", type=Path, default=CACHE / "photos", help="folder of JPEGs (default %(default)s)")
     parser.add_argument("--check", action="store_true", help="fail unless the answers are the expected ones")
     arguments = parser.parse_args()
-    photos = sorted(arguments.photos.glob("*.jpg"))
+    photos = sorted(path for path in arguments.photos.glob("*") if path.suffix.lower() in {".jpg", ".jpeg"})
     if len(photos) < 2:
-        parser.error(f"{arguments.photos} holds {len(photos)} .jpg files; at least two are needed")
+        parser.error(f"{arguments.photos} holds {len(photos)} JPEGs; at least two are needed")
 
     server = http.client.HTTPConnection(urllib.parse.urlsplit(arguments.url).netloc, timeout=60)
     names = json.loads(LABELS.read_text())
