@@ -54,3 +54,126 @@ pub fn build(service: &ValidatedService, settings_name: &str, rollout: RolloutSh
         ..Deployment::default()
     })
 }
+
+#[cfg(test)]
+mod tests {
+    use crate::resources::tests::{built, metadata};
+    use crate::resources::{RolloutShape, build};
+    use serde_json::{Value, json};
+
+    /// The smallest manifest's Deployment but for its two digests. If a field of the template changes here, the upgrade of the
+    /// operator replaces every pod of every service.
+    #[test]
+    fn the_whole_object() {
+        let resources = built(json!({}));
+        let selector =
+            json!({"flotilla.dev/service": "photos", "flotilla.dev/pool": "cpu", "flotilla.dev/track": "stable"});
+        let mut metadata = metadata("photos-cpu-stable");
+        merge(&mut metadata["labels"], &selector);
+        let labels = metadata["labels"].clone();
+        let written = serde_json::to_value(&resources.deployment).unwrap();
+        metadata["annotations"] =
+            json!({"flotilla.dev/template-digest": written["metadata"]["annotations"]["flotilla.dev/template-digest"]});
+        assert_eq!(
+            written,
+            json!({
+                "apiVersion": "apps/v1", "kind": "Deployment",
+                "metadata": metadata,
+                "spec": {
+                    "progressDeadlineSeconds": 2_147_483_647,
+                    "revisionHistoryLimit": 2,
+                    "selector": {"matchLabels": selector},
+                    "strategy": {"type": "RollingUpdate", "rollingUpdate": {"maxSurge": 0, "maxUnavailable": 1}},
+                    "template": {
+                        "metadata": {
+                            "labels": labels,
+                            "annotations": {"cluster-autoscaler.kubernetes.io/safe-to-evict-local-volumes": "tmp"},
+                        },
+                        "spec": {
+                            "automountServiceAccountToken": false,
+                            "enableServiceLinks": false,
+                            "serviceAccountName": "photos-inference",
+                            "terminationGracePeriodSeconds": 60,
+                            "securityContext": {
+                                "runAsNonRoot": true, "runAsUser": 65532, "runAsGroup": 65532, "fsGroup": 65532,
+                                "seccompProfile": {"type": "RuntimeDefault"},
+                            },
+                            "containers": [{
+                                "name": "server",
+                                "image": "flotilla/server:test",
+                                "imagePullPolicy": "IfNotPresent",
+                                "args": ["--settings", "/etc/flotilla/settings.json"],
+                                "ports": [
+                                    {"name": "http", "containerPort": 8000, "protocol": "TCP"},
+                                    {"name": "grpc", "containerPort": 8001, "protocol": "TCP"},
+                                    {"name": "metrics", "containerPort": 8002, "protocol": "TCP"},
+                                ],
+                                "startupProbe": {"httpGet": {"path": "/v2/health/ready", "port": "http"}, "periodSeconds": 2, "timeoutSeconds": 1, "failureThreshold": 300},
+                                "readinessProbe": {"httpGet": {"path": "/v2/health/ready", "port": "http"}, "periodSeconds": 1, "timeoutSeconds": 1},
+                                "livenessProbe": {"httpGet": {"path": "/v2/health/live", "port": "http"}, "periodSeconds": 10, "timeoutSeconds": 5},
+                                "securityContext": {"allowPrivilegeEscalation": false, "capabilities": {"drop": ["ALL"]}, "readOnlyRootFilesystem": true},
+                                "terminationMessagePath": "/dev/termination-log",
+                                "terminationMessagePolicy": "File",
+                                "volumeMounts": [
+                                    {"name": "model", "mountPath": "/mnt/model", "readOnly": true},
+                                    {"name": "settings", "mountPath": "/etc/flotilla", "readOnly": true},
+                                    {"name": "tmp", "mountPath": "/tmp"},
+                                ],
+                            }],
+                            "volumes": [
+                                {"name": "model", "image": {"reference": "example/model:1", "pullPolicy": "IfNotPresent"}},
+                                {"name": "settings", "configMap": {"name": resources.config_map.metadata.name}},
+                                {"name": "tmp", "emptyDir": {"sizeLimit": "1Gi"}},
+                            ],
+                        },
+                    },
+                },
+            })
+        );
+    }
+
+    #[test]
+    fn a_gpu_is_asked_for_tolerated_and_chosen_by_product() {
+        let deployment =
+            built(json!({"placement": {"gpu": {"countPerReplica": 2, "products": ["NVIDIA-L4"]}}})).deployment;
+        assert_eq!(deployment.metadata.name.as_deref(), Some("photos-gpu-stable"));
+        let pod = serde_json::to_value(deployment.spec.unwrap().template.spec).unwrap();
+        assert_eq!(
+            pod["containers"][0]["resources"],
+            json!({"limits": {"nvidia.com/gpu": "2"}, "requests": {"nvidia.com/gpu": "2"}})
+        );
+        assert_eq!(
+            pod["tolerations"],
+            json!([{"key": "nvidia.com/gpu", "operator": "Exists", "effect": "NoSchedule"}])
+        );
+        assert_eq!(
+            pod.pointer("/affinity/nodeAffinity/requiredDuringSchedulingIgnoredDuringExecution/nodeSelectorTerms"),
+            Some(
+                &json!([{"matchExpressions": [{"key": "nvidia.com/gpu.product", "operator": "In", "values": ["NVIDIA-L4", "NVIDIA-L4-SHARED"]}]}])
+            )
+        );
+    }
+
+    /// The caller's shape reaches the strategy and nothing else, so that a rollout can change its mind without new pods.
+    #[test]
+    fn the_rollouts_shape_is_no_part_of_the_template() {
+        let service = crate::fixtures::validated(json!({}));
+        let environment = crate::resources::tests::environment();
+        let of = |shape| build(&service, shape, &environment).unwrap().deployment;
+        let (surge, replace) = (of(RolloutShape::SURGE.with_paused(true)), of(RolloutShape::REPLACE));
+        assert_eq!(surge.metadata, replace.metadata);
+        let (surge, replace) = (surge.spec.unwrap(), replace.spec.unwrap());
+        assert_eq!(surge.template, replace.template);
+        assert_eq!((surge.paused, replace.paused), (Some(true), None));
+        assert_eq!(
+            serde_json::to_value(surge.strategy).unwrap()["rollingUpdate"],
+            json!({"maxSurge": 1, "maxUnavailable": 0})
+        );
+    }
+
+    fn merge(into: &mut Value, from: &Value) {
+        for (key, value) in from.as_object().unwrap() {
+            into[key] = value.clone();
+        }
+    }
+}

@@ -19,7 +19,7 @@ pub fn of_text(text: &str) -> String {
     })
 }
 
-/// The value as JSON with its keys sorted: equal values have equal texts, whatever map type serde_json was built with.
+/// The value as JSON with its keys sorted: equal values have equal texts, whatever map type `serde_json` was built with.
 pub fn canonical(value: &Value) -> String {
     let mut text = String::new();
     write_canonical(value, &mut text);

@@ -1,4 +1,4 @@
-//! What a set of NetworkPolicies allows, as the Kubernetes API defines it. Pure, so that the policies are tested where no
+//! What network policies allow, as the Kubernetes API defines it. Pure, so that the policies are tested where no
 //! network plugin enforces them. TCP only; a rule's port by name matches nothing, because ours have numbers.
 
 use std::collections::BTreeMap;

@@ -210,3 +210,52 @@ pub fn place_on_gpu(template: &mut PodTemplateSpec, gpu: &GpuRequest) {
         term.match_expressions.get_or_insert_default().push(requirement.clone());
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::fixtures::validated;
+    use serde_json::json;
+
+    #[test]
+    fn the_grace_period_leaves_room_for_the_drain() {
+        assert!(GRACE_SECONDS >= i64::from(settings::DRAIN_DELAY_SECONDS + settings::DRAIN_TIMEOUT_SECONDS) + 5);
+    }
+
+    #[test]
+    fn a_claim_is_mounted_read_only() {
+        let service = validated(
+            json!({"model": {"source": {"image": null, "persistentVolumeClaim": {"claimName": "models", "path": "clip"}}}}),
+        );
+        let spec = build(&service, "s").spec.unwrap();
+        assert_eq!(
+            serde_json::to_value(&spec.volumes.unwrap()[0]).unwrap(),
+            json!({"name": "model", "persistentVolumeClaim": {"claimName": "models", "readOnly": true}})
+        );
+    }
+
+    /// Users' own terms are alternatives to each other: a product that held in one of them only would be no requirement.
+    #[test]
+    fn products_hold_in_every_term_of_the_users_affinity() {
+        let gpu =
+            GpuRequest { resource_name: "nvidia.com/gpu".to_owned(), count: 1, products: vec!["A100".to_owned()] };
+        let zone = |zone: &str| json!({"matchExpressions": [{"key": "zone", "operator": "In", "values": [zone]}]});
+        let mut template: PodTemplateSpec = serde_json::from_value(json!({"spec": {
+            "tolerations": [{"key": "spot", "operator": "Exists"}],
+            "affinity": {"nodeAffinity": {"requiredDuringSchedulingIgnoredDuringExecution": {"nodeSelectorTerms": [zone("a"), zone("b")]}}},
+        }}))
+        .unwrap();
+        place_on_gpu(&mut template, &gpu);
+        let product = json!({"key": "nvidia.com/gpu.product", "operator": "In", "values": ["A100", "A100-SHARED"]});
+        let both =
+            |zone: &str| json!({"matchExpressions": [{"key": "zone", "operator": "In", "values": [zone]}, product]});
+        assert_eq!(
+            serde_json::to_value(template.spec).unwrap(),
+            json!({
+                "containers": [],
+                "tolerations": [{"key": "spot", "operator": "Exists"}, {"key": "nvidia.com/gpu", "operator": "Exists", "effect": "NoSchedule"}],
+                "affinity": {"nodeAffinity": {"requiredDuringSchedulingIgnoredDuringExecution": {"nodeSelectorTerms": [both("a"), both("b")]}}},
+            })
+        );
+    }
+}

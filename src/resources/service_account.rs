@@ -5,7 +5,7 @@ use k8s_openapi::api::core::v1::ServiceAccount;
 use super::{common_labels, object_meta};
 use crate::service::{ValidatedService, names};
 
-/// The ServiceAccount of every pod of the service.
+/// The service account of every pod of the service.
 pub fn build(service: &ValidatedService) -> ServiceAccount {
     ServiceAccount {
         metadata: object_meta(service, names::inference(&service.name), common_labels(service)),

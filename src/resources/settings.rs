@@ -48,6 +48,7 @@ struct Preprocessing {
 
 #[derive(Debug, Serialize)]
 #[serde(rename_all = "camelCase")]
+#[expect(clippy::struct_field_names, reason = "the names of the file")]
 struct Batching {
     max_batch_size: u32,
     max_queue_delay_microseconds: u128,
