@@ -3,6 +3,7 @@
 //! Imports flow one way: `api <- service <- scaling, placement <- resources <- controller`.
 
 pub mod api;
+pub mod scaling;
 pub mod service;
 
 #[cfg(test)]

@@ -1,0 +1,137 @@
+//! What the law remembers between two calls, all of it bounded: the demand's level, the speed of each class of
+//! replicas, the window of wishes and the last increase.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use super::capacity::{BatchLine, Capacity, CapacitySource, ClassModel};
+use super::decision::Inputs;
+use super::demand::Demand;
+use super::observation::Monotonic;
+use super::policy::{Policy, PolicySettings};
+use super::stabilize::{LastIncrease, Window};
+use super::view::{Pressure, View};
+use super::whole;
+
+/// Classes whose speed is remembered; a rollout makes a new one.
+const MOST_CLASSES: usize = 8;
+/// Part of an old version's speed that a new one is assumed to have until it is measured.
+const NEW_CLASS_SPEED: f64 = 0.8;
+
+/// Opaque to the caller, which keeps it between calls. An empty one is a right start: nothing is removed until a full
+/// window was seen, and nothing else is lost.
+#[derive(Debug, Clone, PartialEq, Default)]
+pub struct State {
+    pub(super) demand: Demand,
+    pub(super) window: Window,
+    pub(super) last_increase: Option<LastIncrease>,
+    classes: BTreeMap<String, Class>,
+    /// The newest measurement of each replica that the fit contains, so that none counts twice.
+    learnt: BTreeMap<String, Monotonic>,
+    /// Rounds in a row in which most queues were above the target.
+    pressed_rounds: u32,
+}
+
+#[derive(Debug, Clone, PartialEq, Default)]
+struct Class {
+    model: ClassModel,
+    used: Monotonic,
+}
+
+impl State {
+    /// Takes in what is new in the view, and starts the inputs of the decision with what is known.
+    pub(super) fn learn(&mut self, policy: &Policy, view: &View<'_>, now: Monotonic) -> Inputs {
+        let settings = policy.settings();
+        let line = self.line(view);
+        let target = line.map_or(settings.target_queue_time, |line| line.attainable_target(settings.target_queue_time));
+
+        let was_pressed = self.pressed_rounds > 0;
+        if let Some(newest) = view.newest()
+            && self.demand.update(view.arrivals(), newest, settings.scrape_interval)
+        {
+            let pressed =
+                matches!(view.pressure(target, settings.max_batch_size), Pressure::Severe | Pressure::Moderate);
+            self.pressed_rounds = if pressed { self.pressed_rounds.saturating_add(1) } else { 0 };
+        }
+        self.learn_speeds(view, target, was_pressed, now);
+
+        let (queue_time, queue_time_p95) = view.queue_time();
+        Inputs {
+            arrivals_per_second: self.demand.level().filter(|_| !view.fresh.is_empty()),
+            batch_line: self.line(view),
+            queue_time,
+            queue_time_p95,
+            target_queue_time: target,
+            pending_images: (!view.fresh.is_empty()).then(|| view.pending_images()),
+            ready: view.ready,
+            measured: whole(view.fresh.len()),
+            starting: view.coming,
+            ..Inputs::default()
+        }
+    }
+
+    /// Whether the queue has been above the target for two rounds.
+    pub(super) fn is_growing(&self) -> bool {
+        self.pressed_rounds >= 2
+    }
+
+    /// What one replica can take: the mean over the measured ones, each by its class.
+    pub(super) fn capacity(
+        &self,
+        settings: &PolicySettings,
+        view: &View<'_>,
+        target: Duration,
+        now: Monotonic,
+    ) -> Option<Capacity> {
+        let of = |class: &Class| class.model.capacity(target, settings.max_batch_size, now);
+        let known: Vec<Capacity> =
+            view.fresh.iter().filter_map(|fresh| self.classes.get(fresh.class).and_then(of)).collect();
+        if known.is_empty() {
+            let newest = self.classes.values().filter(|class| class.used < now).max_by_key(|class| class.used);
+            return newest.and_then(of).map(|old| Capacity {
+                within_target: NEW_CLASS_SPEED * old.within_target,
+                full_speed: NEW_CLASS_SPEED * old.full_speed,
+                source: old.source,
+            });
+        }
+        let count = f64::from(whole(known.len()));
+        Some(Capacity {
+            within_target: known.iter().map(|capacity| capacity.within_target).sum::<f64>() / count,
+            full_speed: known.iter().map(|capacity| capacity.full_speed).sum::<f64>() / count,
+            // The weakest source speaks for the mean.
+            source: known.iter().map(|capacity| capacity.source).max().unwrap_or(CapacitySource::Unknown),
+        })
+    }
+
+    fn learn_speeds(&mut self, view: &View<'_>, target: Duration, was_pressed: bool, now: Monotonic) {
+        for fresh in &view.fresh {
+            let class = self.classes.entry(fresh.class.to_owned()).or_default();
+            class.used = now;
+            let taken = fresh.measurement.taken;
+            let is_new = self.learnt.insert(fresh.name.to_owned(), taken).is_none_or(|before| before < taken);
+            if !is_new || fresh.measurement.tainted {
+                continue;
+            }
+            class.model.learn(&fresh.measurement.batches);
+            // In the first round of a rise the replica was busy for only a part of the interval.
+            if was_pressed && fresh.is_saturated(target) {
+                class.model.saturated_at(fresh.measurement.completed_per_second, now);
+            }
+        }
+        self.learnt.retain(|name, _| view.fresh.iter().any(|fresh| fresh.name == name));
+        while self.classes.len() > MOST_CLASSES {
+            let oldest = self.classes.iter().min_by_key(|(_, class)| class.used).map(|(name, _)| name.clone());
+            oldest.map(|name| self.classes.remove(&name));
+        }
+    }
+
+    /// The line of the class that most of the measured replicas have.
+    fn line(&self, view: &View<'_>) -> Option<BatchLine> {
+        let mut counts: BTreeMap<&str, u32> = BTreeMap::new();
+        for fresh in &view.fresh {
+            *counts.entry(fresh.class).or_default() += 1;
+        }
+        let (largest, _) = counts.into_iter().max_by_key(|(_, count)| *count)?;
+        self.classes.get(largest)?.model.line()
+    }
+}
