@@ -4,6 +4,7 @@
 
 pub mod api;
 pub mod scaling;
+pub mod scrape;
 pub mod service;
 
 #[cfg(test)]

@@ -3,7 +3,7 @@
 //! "No data" is a value here, never zero: a replica that could not be measured is [`ReplicaSample::Missing`] with a
 //! reason, and the law treats it as neither idle nor busy.
 
-use std::ops::Add;
+use std::ops::{Add, Sub};
 use std::time::Duration;
 
 /// A point in time: how long after an arbitrary start. The shell reads a clock; the law only compares.
@@ -144,6 +144,14 @@ impl Add<Duration> for Monotonic {
 
     fn add(self, duration: Duration) -> Self {
         Self(self.0.saturating_add(duration))
+    }
+}
+
+impl Sub<Duration> for Monotonic {
+    type Output = Self;
+
+    fn sub(self, duration: Duration) -> Self {
+        Self(self.0.saturating_sub(duration))
     }
 }
 

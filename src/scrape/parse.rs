@@ -1,0 +1,347 @@
+//! A page of text becomes a [`Snapshot`], or a typed error; never a zero that was not on the page.
+//!
+//! Pages come from servers that run a user's image, so they are not trusted: their size, lines and series are capped,
+//! lines of families that nobody needs are dropped before the parser sees them, and a page with one bad line among
+//! the needed ones is refused as a whole, since half of its counters would look like a drop in load.
+
+use std::collections::{BTreeMap, HashSet};
+use std::time::Duration;
+
+use prometheus_parse::{Sample, Scrape, Value};
+
+use super::snapshot::{BatchTotal, Failures, Histogram, ServerInfo, Snapshot};
+
+/// Longest line.
+pub const LINE_LIMIT: usize = 4 << 10;
+/// Most series on a page, needed or not.
+pub const SERIES_LIMIT: usize = 10_000;
+/// Longest label value that is kept.
+const LABEL_LIMIT: usize = 128;
+
+/// The families that are read, and the type that each must have.
+const FAMILIES: [(&str, &str); 18] = [
+    ("nv_inference_request_success", "counter"),
+    ("nv_inference_request_failure", "counter"),
+    ("nv_inference_count", "counter"),
+    ("nv_inference_exec_count", "counter"),
+    ("nv_inference_queue_duration_us", "counter"),
+    ("nv_inference_compute_input_duration_us", "counter"),
+    ("nv_inference_compute_infer_duration_us", "counter"),
+    ("nv_inference_compute_output_duration_us", "counter"),
+    ("nv_inference_pending_request_count", "gauge"),
+    (QUEUE, "histogram"),
+    ("flotilla_queue_oldest_seconds", "gauge"),
+    ("flotilla_pending_images", "gauge"),
+    ("flotilla_images_rejected_total", "counter"),
+    ("flotilla_device_busy_seconds_total", "counter"),
+    ("flotilla_device_batches_total", "counter"),
+    ("flotilla_device_batch_seconds_total", "counter"),
+    ("flotilla_server_info", "gauge"),
+    ("process_start_time_seconds", "gauge"),
+];
+const QUEUE: &str = "flotilla_queue_duration_seconds";
+
+/// Why a page was refused.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum ParseError {
+    /// Not text.
+    #[error("the page is not UTF-8 text; is another server listening on the metrics port?")]
+    NotText,
+    /// Text, but not of metrics.
+    #[error("the page has none of the expected metrics; is another server listening on the metrics port?")]
+    NotMetrics,
+    /// The page stops in the middle of a line.
+    #[error("the page ends in the middle of a line")]
+    Truncated,
+    /// A line is too long.
+    #[error("line {line} has {bytes} bytes, the limit is {LINE_LIMIT}")]
+    LineTooLong {
+        /// Which line.
+        line: usize,
+        /// How long it is.
+        bytes: usize,
+    },
+    /// There are too many series.
+    #[error("the page has more than {SERIES_LIMIT} series; remove labels with many values from the server's metrics")]
+    TooManySeries,
+    /// A needed series is not there.
+    #[error("the page has no {name}")]
+    Missing {
+        /// The series' name.
+        name: &'static str,
+    },
+    /// A family has another type than its name says.
+    #[error("{name} is of type {found:?}, expected {expected:?}")]
+    WrongType {
+        /// The family.
+        name: &'static str,
+        /// The type that it must have.
+        expected: &'static str,
+        /// The type that it has.
+        found: String,
+    },
+    /// Lines of needed families can't be read.
+    #[error("{lines} lines of needed metrics can't be read")]
+    Malformed {
+        /// How many.
+        lines: usize,
+    },
+    /// A series is there twice.
+    #[error("{name} has the same labels twice")]
+    Duplicate {
+        /// The series' name.
+        name: String,
+    },
+    /// A value is none that the series can have.
+    #[error("{name} is {value}, which is no count, time or size")]
+    BadValue {
+        /// The series' name.
+        name: String,
+        /// Its value.
+        value: String,
+    },
+}
+
+/// Reads a page.
+///
+/// # Errors
+/// Says what is wrong with the page; nothing of it is used then.
+pub fn parse(page: &[u8]) -> Result<Snapshot, ParseError> {
+    let page = std::str::from_utf8(page).map_err(|_| ParseError::NotText)?;
+    let lines = needed_lines(page)?;
+    let expected = lines.iter().filter(|line| !line.starts_with('#')).count();
+    if expected == 0 {
+        return Err(ParseError::NotMetrics);
+    }
+    if !page.ends_with('\n') {
+        return Err(ParseError::Truncated);
+    }
+    let scrape = read(lines)?;
+    let understood: usize = scrape.samples.iter().map(lines_of).sum();
+    if understood != expected {
+        return Err(ParseError::Malformed { lines: expected.abs_diff(understood) });
+    }
+    check(&scrape.samples)?;
+    collect(&scrape.samples)
+}
+
+/// The parser's samples. Reading from memory can't fail, and the time of the scrape is the caller's, not the page's.
+#[expect(clippy::default_trait_access, reason = "the type of the time is the parser's own and of no interest here")]
+fn read(lines: Vec<&str>) -> Result<Scrape, ParseError> {
+    let lines = lines.into_iter().map(|line| Ok(line.to_owned()));
+    Scrape::parse_at(lines, Default::default()).map_err(|_| ParseError::NotText)
+}
+
+/// The lines that matter: samples and types of the needed families.
+fn needed_lines(page: &str) -> Result<Vec<&str>, ParseError> {
+    let mut lines = Vec::new();
+    let mut series = 0;
+    for (number, line) in (1..).zip(page.lines()) {
+        if line.len() > LINE_LIMIT {
+            return Err(ParseError::LineTooLong { line: number, bytes: line.len() });
+        }
+        if let Some(comment) = line.strip_prefix('#') {
+            let mut words = comment.split_ascii_whitespace();
+            if words.next() == Some("TYPE")
+                && let Some((name, expected)) = words.next().and_then(family)
+            {
+                let found = words.next().unwrap_or_default();
+                if found != expected {
+                    return Err(ParseError::WrongType { name, expected, found: found.chars().take(32).collect() });
+                }
+                lines.push(line);
+            }
+        } else if !line.trim().is_empty() {
+            series += 1;
+            if series > SERIES_LIMIT {
+                return Err(ParseError::TooManySeries);
+            }
+            let name = line.split(|character: char| character == '{' || character.is_whitespace()).next();
+            if name.is_some_and(|name| family(name).is_some() || histogram_part(name).is_some()) {
+                lines.push(line);
+            }
+        }
+    }
+    Ok(lines)
+}
+
+fn family(name: &str) -> Option<(&'static str, &'static str)> {
+    FAMILIES.into_iter().find(|(known, _)| *known == name)
+}
+
+/// `_bucket`, `_sum` or `_count` of the one histogram.
+fn histogram_part(name: &str) -> Option<&str> {
+    name.strip_prefix(QUEUE).filter(|part| matches!(*part, "_bucket" | "_sum" | "_count"))
+}
+
+fn lines_of(sample: &Sample) -> usize {
+    if let Value::Histogram(buckets) = &sample.value { buckets.len() } else { 1 }
+}
+
+/// Every value finite and not negative, every series once, every histogram rising.
+fn check(samples: &[Sample]) -> Result<(), ParseError> {
+    let mut seen = HashSet::with_capacity(samples.len());
+    for sample in samples {
+        let name = || sample.metric.clone();
+        let numbers: Vec<f64> = match &sample.value {
+            Value::Counter(value) | Value::Gauge(value) | Value::Untyped(value) => vec![*value],
+            Value::Histogram(buckets) => buckets.iter().map(|bucket| bucket.count).collect(),
+            Value::Summary(_) => Vec::new(),
+        };
+        if let Some(bad) = numbers.iter().find(|number| !number.is_finite() || **number < 0.0) {
+            return Err(ParseError::BadValue { name: name(), value: bad.to_string() });
+        }
+        if !seen.insert((&sample.metric, sample.labels.to_string())) {
+            return Err(ParseError::Duplicate { name: name() });
+        }
+        if let Value::Histogram(buckets) = &sample.value {
+            if buckets.windows(2).any(|pair| pair[0].less_than.total_cmp(&pair[1].less_than).is_ge()) {
+                return Err(ParseError::Duplicate { name: name() });
+            }
+            if buckets.windows(2).any(|pair| pair[0].count > pair[1].count) {
+                return Err(ParseError::BadValue { name: name(), value: "a histogram that falls".to_owned() });
+            }
+        }
+    }
+    Ok(())
+}
+
+fn collect(samples: &[Sample]) -> Result<Snapshot, ParseError> {
+    let page = Page(samples);
+    if !samples.iter().any(|sample| sample.metric.starts_with("nv_") || sample.metric.starts_with("flotilla_")) {
+        return Err(ParseError::NotMetrics);
+    }
+    let failed = |reason| page.sum_where("nv_inference_request_failure", "reason", reason);
+    let microseconds = |name| page.sum(name).map(|value| value / 1e6);
+    let pending_requests = page.sum("nv_inference_pending_request_count");
+    let pending_images = page.sum("flotilla_pending_images");
+    if pending_requests.is_none() && pending_images.is_none() {
+        return Err(ParseError::Missing { name: "nv_inference_pending_request_count" });
+    }
+    Ok(Snapshot {
+        requests_completed: page.need("nv_inference_request_success")?,
+        images_completed: page.need("nv_inference_count")?,
+        executions: page.need("nv_inference_exec_count")?,
+        failures: Failures { rejected: failed("REJECTED"), canceled: failed("CANCELED"), backend: failed("BACKEND") },
+        queue_seconds: page.need("nv_inference_queue_duration_us")? / 1e6,
+        compute_seconds: [
+            "nv_inference_compute_input_duration_us",
+            "nv_inference_compute_infer_duration_us",
+            "nv_inference_compute_output_duration_us",
+        ]
+        .into_iter()
+        .filter_map(microseconds)
+        .sum(),
+        pending_requests,
+        pending_images,
+        images_rejected: page.sum("flotilla_images_rejected_total"),
+        queue: page.queue()?,
+        oldest_wait: page.largest("flotilla_queue_oldest_seconds").map(seconds),
+        device_busy_seconds: page.sum("flotilla_device_busy_seconds_total"),
+        batches: page.batches()?,
+        process_start_seconds: page.largest("process_start_time_seconds"),
+        server: page.server(),
+    })
+}
+
+/// Questions to the samples of a page; a family of several models is summed.
+struct Page<'a>(&'a [Sample]);
+
+impl<'a> Page<'a> {
+    fn series(&self, name: &'a str) -> impl Iterator<Item = (&'a Sample, f64)> {
+        self.0.iter().filter(move |sample| sample.metric == name).filter_map(|sample| match sample.value {
+            Value::Counter(value) | Value::Gauge(value) | Value::Untyped(value) => Some((sample, value)),
+            Value::Histogram(_) | Value::Summary(_) => None,
+        })
+    }
+
+    fn sum(&self, name: &'a str) -> Option<f64> {
+        self.series(name).map(|(_, value)| value).reduce(|sum, value| sum + value)
+    }
+
+    fn need(&self, name: &'static str) -> Result<f64, ParseError> {
+        self.sum(name).ok_or(ParseError::Missing { name })
+    }
+
+    fn largest(&self, name: &'a str) -> Option<f64> {
+        self.series(name).map(|(_, value)| value).reduce(f64::max)
+    }
+
+    fn sum_where(&self, name: &'a str, label: &str, wanted: &str) -> f64 {
+        self.series(name).filter(|(sample, _)| sample.labels.get(label) == Some(wanted)).map(|(_, value)| value).sum()
+    }
+
+    fn queue(&self) -> Result<Option<Histogram>, ParseError> {
+        let wrong = |found: &str| ParseError::WrongType { name: QUEUE, expected: "histogram", found: found.to_owned() };
+        if self.0.iter().any(|sample| sample.metric == "flotilla_queue_duration_seconds_bucket") {
+            return Err(wrong("untyped"));
+        }
+        let mut bounds: Vec<(f64, f64)> = Vec::new();
+        for sample in self.0.iter().filter(|sample| sample.metric == QUEUE) {
+            let Value::Histogram(buckets) = &sample.value else { return Err(wrong("a single value")) };
+            for bucket in buckets {
+                match bounds.iter_mut().find(|(bound, _)| bound.total_cmp(&bucket.less_than).is_eq()) {
+                    Some((_, count)) => *count += bucket.count,
+                    None => bounds.push((bucket.less_than, bucket.count)),
+                }
+            }
+        }
+        if bounds.is_empty() {
+            return Ok(None);
+        }
+        bounds.sort_by(|left, right| left.0.total_cmp(&right.0));
+        Ok(Some(Histogram {
+            buckets: bounds,
+            sum: self.need("flotilla_queue_duration_seconds_sum")?,
+            count: self.need("flotilla_queue_duration_seconds_count")?,
+        }))
+    }
+
+    fn batches(&self) -> Result<BTreeMap<u32, BatchTotal>, ParseError> {
+        let mut batches: BTreeMap<u32, BatchTotal> = BTreeMap::new();
+        let size = |sample: &Sample| {
+            let label = sample.labels.get("batch_size").unwrap_or_default();
+            label.parse::<u32>().map_err(|_| ParseError::BadValue {
+                name: format!("the label batch_size of {}", sample.metric),
+                value: label.chars().take(32).collect(),
+            })
+        };
+        for (sample, executions) in self.series("flotilla_device_batches_total") {
+            batches.entry(size(sample)?).or_default().executions += executions;
+        }
+        for (sample, seconds) in self.series("flotilla_device_batch_seconds_total") {
+            batches.entry(size(sample)?).or_default().seconds += seconds;
+        }
+        Ok(batches)
+    }
+
+    fn server(&self) -> Option<ServerInfo> {
+        let (sample, _) = self.series("flotilla_server_info").next()?;
+        let label = |name| sample.labels.get(name).unwrap_or_default().chars().take(LABEL_LIMIT).collect();
+        Some(ServerInfo {
+            provider: label("provider"),
+            model_sha256: label("model_sha256"),
+            version: label("server_version"),
+        })
+    }
+}
+
+impl ParseError {
+    /// A bounded name for metrics.
+    pub const fn category(&self) -> &'static str {
+        match self {
+            Self::NotText | Self::NotMetrics => "not_metrics",
+            Self::Truncated => "truncated",
+            Self::LineTooLong { .. } | Self::TooManySeries => "too_large",
+            Self::Missing { .. } => "missing_series",
+            Self::WrongType { .. } | Self::Malformed { .. } | Self::Duplicate { .. } | Self::BadValue { .. } => {
+                "malformed"
+            }
+        }
+    }
+}
+
+/// A time of the page; an absurd one is cut, so that it can't overflow.
+fn seconds(value: f64) -> Duration {
+    Duration::from_secs_f64(value.clamp(0.0, 1e6))
+}
