@@ -3,9 +3,14 @@
 //! Imports flow one way: `api <- service <- scaling, placement <- resources <- controller`.
 
 pub mod api;
+pub mod controller;
+pub mod operator;
+pub mod placement;
+pub mod resources;
 pub mod scaling;
 pub mod scrape;
 pub mod service;
+pub mod telemetry;
 
 #[cfg(test)]
 mod fixtures;

@@ -1,6 +1,8 @@
 //! `spec.runtime`: the server that runs the model.
 
-use k8s_openapi::api::core::v1::ResourceRequirements;
+use std::collections::BTreeMap;
+
+use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
 use kube::KubeSchema;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -31,7 +33,7 @@ pub struct Runtime {
     /// CPU and memory of the server's container; GPUs are asked for in placement.gpu.
     #[schemars(schema_with = "resources_schema")]
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub resources: Option<ResourceRequirements>,
+    pub resources: Option<Resources>,
     /// A strategic-merge patch over the generated pod template: imagePullSecrets, serviceAccountName, env, affinity, labels ….
     /// Names and ports of the generated containers, probes, selector labels and the security floor can't be changed.
     #[schemars(schema_with = "open_object_schema")]
@@ -55,6 +57,17 @@ impl Default for Runtime {
 
 fn default_max_batch_size() -> i32 {
     32
+}
+
+/// CPU and memory of a container. Quantities as Kubernetes writes them, for example 500m or 2Gi; whole numbers need no quotes.
+#[derive(Clone, Debug, Default, Deserialize, PartialEq, Serialize)]
+pub struct Resources {
+    /// What the scheduler sets aside.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub requests: Option<BTreeMap<String, IntOrString>>,
+    /// What the container can't exceed.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub limits: Option<BTreeMap<String, IntOrString>>,
 }
 
 /// A model server.

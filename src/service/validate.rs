@@ -1,8 +1,11 @@
 //! `validate`: the custom resource and the operator's defaults in, a [`ValidatedService`] or a clear error out.
 
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use k8s_openapi::api::core::v1::{PodTemplateSpec, ResourceRequirements};
+use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
+use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
 use kube::ResourceExt as _;
 use serde_json::Value;
 
@@ -12,7 +15,7 @@ use super::{
 };
 use crate::api::InferenceService;
 use crate::api::model::{Model, ModelSource};
-use crate::api::runtime::Runtime;
+use crate::api::runtime::{Resources, Runtime};
 use crate::api::spec::InferenceServiceSpec;
 
 /// Folder of the server's container on which the model's volume is mounted.
@@ -99,7 +102,7 @@ fn model(model: &Model, service_name: &str) -> Result<ValidatedModel, Error> {
 }
 
 fn runtime(runtime: &Runtime, defaults: &Defaults, gpu_resource: Option<&str>) -> Result<ValidatedRuntime, Error> {
-    let resources = runtime.resources.clone().unwrap_or_default();
+    let resources = runtime.resources.as_ref().map(resources).unwrap_or_default();
     reject_gpus_in_resources(&resources, gpu_resource.unwrap_or("nvidia.com/gpu"))?;
     Ok(ValidatedRuntime {
         image: runtime.image.clone().unwrap_or_else(|| defaults.server_image.clone()),
@@ -112,6 +115,19 @@ fn runtime(runtime: &Runtime, defaults: &Defaults, gpu_resource: Option<&str>) -
         resources,
         pod_template: runtime.pod_template.as_ref().map(pod_template).transpose()?,
     })
+}
+
+fn resources(given: &Resources) -> ResourceRequirements {
+    let quantities = |given: &Option<BTreeMap<String, IntOrString>>| {
+        given.as_ref().map(|given| {
+            let text = |value: &IntOrString| match value {
+                IntOrString::Int(number) => number.to_string(),
+                IntOrString::String(text) => text.clone(),
+            };
+            given.iter().map(|(name, value)| (name.clone(), Quantity(text(value)))).collect()
+        })
+    };
+    ResourceRequirements { claims: None, requests: quantities(&given.requests), limits: quantities(&given.limits) }
 }
 
 /// The device plugin's resource stands in one place, or the two could disagree.

@@ -1,0 +1,91 @@
+//! The shell around the pure folders: observe -> validate -> decide -> build -> apply -> scale -> status, one file a step.
+
+pub mod apply;
+pub mod compare;
+pub mod conditions;
+pub mod context;
+pub mod error;
+pub mod index;
+pub mod lease;
+pub mod observe;
+pub mod pods;
+pub mod publish;
+pub mod reconcile;
+pub mod rollout;
+pub mod scale;
+pub mod setup;
+pub mod status;
+pub mod trim;
+pub mod watch;
+
+use std::future::ready;
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures::StreamExt as _;
+use futures::stream::{self, FuturesUnordered};
+use kube::Api;
+use kube::runtime::controller::{Config, Controller};
+use kube::runtime::reflector::ObjectRef;
+use kube::runtime::watcher;
+use tokio::sync::mpsc;
+use tokio_util::sync::CancellationToken;
+
+use context::Context;
+use index::ServiceName;
+use reconcile::{Guarded, error_policy, reconcile};
+
+/// Services waiting to be looked at after an event of something they own; beyond it the watches wait.
+pub const TRIGGER_QUEUE: usize = 1024;
+
+/// One namespace, or all of them, with the triggers that concern it.
+pub struct Scope {
+    /// `None` for all namespaces.
+    pub namespace: Option<String>,
+    /// Services that some watch wants to be looked at.
+    pub triggers: mpsc::Receiver<ServiceName>,
+}
+
+/// Reconciles until `shutdown`, then lets the visits that are under way end.
+pub async fn run(ctx: Arc<Context>, scopes: Vec<Scope>, concurrency: u16, shutdown: CancellationToken) {
+    while !is_synced(&ctx) {
+        tokio::select! {
+            () = shutdown.cancelled() => return,
+            () = tokio::time::sleep(Duration::from_millis(20)) => {}
+        }
+    }
+    tracing::info!("caches are filled, reconciling");
+    scopes
+        .into_iter()
+        .map(|scope| {
+            let api: Api<Guarded> = match &scope.namespace {
+                Some(namespace) => Api::namespaced(ctx.client.clone(), namespace),
+                None => Api::all(ctx.client.clone()),
+            };
+            let triggers = stream::unfold(scope.triggers, |mut triggers| async {
+                let service = triggers.recv().await?;
+                Some((ObjectRef::new(&service.name).within(&service.namespace), triggers))
+            });
+            let controller = Controller::new(api, watcher::Config::default());
+            let (store, metrics) = (controller.store(), ctx.metrics.clone());
+            controller
+                .with_config(Config::default().concurrency(concurrency))
+                .reconcile_on(triggers)
+                .graceful_shutdown_on(shutdown.clone().cancelled_owned())
+                .run(reconcile, error_policy, Arc::clone(&ctx))
+                .for_each(move |_| {
+                    metrics.services.set(i64::try_from(store.len()).unwrap_or(i64::MAX));
+                    ready(())
+                })
+        })
+        .collect::<FuturesUnordered<_>>()
+        .for_each(|()| ready(()))
+        .await;
+}
+
+fn is_synced(ctx: &Context) -> bool {
+    ctx.owned.is_synced()
+        && ctx.pods.is_synced()
+        && ctx.autoscalers.is_synced()
+        && ctx.nodes.as_ref().is_none_or(|nodes| nodes.is_synced())
+}
