@@ -1,1 +1,26 @@
-//! The server.
+//! A model server: one model, one device, KServe v2 over HTTP, batches that form while the device is busy.
+//!
+//! Modules in reading order, which is also the way of a request:
+//!
+//! - [`settings`] and [`failure`]: what the server is told to do, and how it says that it can't.
+//! - [`tensor`], [`model`]: the data that travels, and what a model wants and gives.
+//! - [`http`]: the wire. It parses, calls the engine and formats; a second protocol would sit beside it.
+//! - [`engine`]: the one way in. It admits or refuses, decodes images, forms batches, runs them and answers.
+//! - [`image`]: from a file's bytes to the model's pixels, with Pillow's arithmetic.
+//! - [`device`]: what executes a batch: ONNX Runtime, or a timer that only takes as long as one would.
+//! - [`metrics`]: how the server is seen.
+//! - [`warm_up`], [`lifecycle`]: how it becomes ready, and how it starts, drains and stops.
+//!
+//! The server knows nothing of Kubernetes.
+
+pub mod device;
+pub mod engine;
+pub mod failure;
+pub mod http;
+pub mod image;
+pub mod lifecycle;
+pub mod metrics;
+pub mod model;
+pub mod settings;
+pub mod tensor;
+pub mod warm_up;

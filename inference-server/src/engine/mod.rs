@@ -1,0 +1,300 @@
+//! The one way in: every protocol calls [`Engine::infer`] and nothing else.
+//!
+//! ```text
+//! infer -> admit -> decode pool (images only) -> assembler -> worker -> answer
+//! caller   board    OS threads                   OS thread    OS thread that owns the device
+//! ```
+//!
+//! Admission bounds everything behind it: the board holds at most `maxQueueSize` waiting requests, of at most `maxBatchSize`
+//! rows each, and the channels between the stages have room for twice as many, because an abandoned request leaves the board
+//! before the pipeline meets it.
+
+mod assembler;
+pub mod batch;
+mod decode;
+mod pipeline;
+pub mod request;
+mod waiting;
+mod worker;
+
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::{Duration, Instant},
+};
+
+use crossbeam_channel::{Sender, bounded};
+use tokio::sync::oneshot;
+
+use self::{
+    assembler::Assembler,
+    batch::Policy,
+    decode::DecodePool,
+    pipeline::{Batch, Content, Entry},
+    request::{NamedTensor, Payload, Work},
+    waiting::Board,
+    worker::Worker,
+};
+use crate::{
+    device::Device,
+    image::Preprocessor,
+    metrics::{Failed, Metrics, Rejected},
+    model::Signature,
+};
+
+/// How long a request may wait when its client does not say.
+pub const DEFAULT_TIMEOUT: Duration = Duration::from_mins(1);
+/// How long an execution may take before its callers stop waiting for it.
+const EXECUTION_TIMEOUT: Duration = Duration::from_mins(2);
+
+/// What images in a request are for this model.
+#[derive(Debug, Clone)]
+pub enum Images {
+    /// An error: the model takes tensors only.
+    Refused,
+    /// Pixels for the model's first and only input.
+    Decoded(Arc<Preprocessor>),
+    /// Counted and not looked at, by a device that only takes time.
+    Ignored,
+}
+
+/// What the engine is told.
+#[derive(Debug, Clone)]
+pub struct EngineConfig {
+    /// The model's name, for messages.
+    pub model: String,
+    /// The limits of a batch.
+    pub policy: Policy,
+    /// The most requests that may wait.
+    pub max_queue_size: usize,
+    /// What images are.
+    pub images: Images,
+    /// Threads that decode.
+    pub decode_threads: usize,
+}
+
+/// Why there is no answer.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum InferError {
+    /// The request can't be meant for this model.
+    #[error("{0}")]
+    Invalid(String),
+    /// An image is larger than the server decodes.
+    #[error("{0}")]
+    TooLarge(String),
+    /// The queue has its most requests.
+    #[error("Exceeds maximum queue size")]
+    QueueFull,
+    /// The request waited longer than its timeout.
+    #[error("Request timeout expired")]
+    Timeout,
+    /// The server is about to stop.
+    #[error("the server is shutting down")]
+    Draining,
+    /// The device failed.
+    #[error("{0}")]
+    Backend(String),
+    /// The device is gone.
+    #[error("the device has stopped; the server must be restarted")]
+    Stopped,
+}
+
+/// What the model gave.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Answer {
+    /// The model's outputs in its order.
+    pub outputs: Vec<NamedTensor>,
+    /// The rows of the batch that the request was in.
+    pub batch_rows: usize,
+    /// How long it waited for the device after it was able to run.
+    pub queue: Duration,
+    /// How long its batch executed.
+    pub compute: Duration,
+}
+
+/// One model on one device.
+pub struct Engine {
+    config: EngineConfig,
+    signature: Arc<Signature>,
+    board: Arc<Board>,
+    entries: Sender<Entry>,
+    decoders: Option<DecodePool>,
+    metrics: Arc<Metrics>,
+    alive: Arc<AtomicBool>,
+    draining: AtomicBool,
+}
+
+impl Engine {
+    /// Starts the threads.
+    ///
+    /// # Errors
+    /// When the system gives no thread.
+    pub fn start(device: Box<dyn Device>, mut config: EngineConfig, metrics: Arc<Metrics>) -> std::io::Result<Self> {
+        let signature = Arc::new(device.signature().clone());
+        if !signature.is_batched() {
+            config.policy.max_rows = 1;
+        }
+        let board = Arc::new(Board::new(config.max_queue_size));
+        let capacity = 2 * config.max_queue_size;
+        let (entries, ready) = bounded(capacity);
+        let (batches, to_run) = bounded::<Batch>(1);
+        let (finished, idle) = bounded(2);
+        let alive = Arc::new(AtomicBool::new(true));
+        let preprocessor = match &config.images {
+            Images::Decoded(preprocessor) => Some(Arc::clone(preprocessor)),
+            Images::Refused | Images::Ignored => None,
+        };
+        let decoders = preprocessor
+            .as_ref()
+            .map(|how| DecodePool::start(config.decode_threads, capacity, how, &entries, &metrics))
+            .transpose()?;
+        Assembler {
+            policy: config.policy,
+            signature: Arc::clone(&signature),
+            preprocessor,
+            entries: ready,
+            finished: idle,
+            batches,
+        }
+        .start()?;
+        Worker {
+            device,
+            signature: Arc::clone(&signature),
+            board: Arc::clone(&board),
+            metrics: Arc::clone(&metrics),
+            batches: to_run,
+            finished,
+            alive: Arc::clone(&alive),
+        }
+        .start()?;
+        let draining = AtomicBool::new(false);
+        Ok(Self { config, signature, board, entries, decoders, metrics, alive, draining })
+    }
+
+    /// Answers one request that was read completely at `arrived`. Dropping the future abandons the request.
+    ///
+    /// # Errors
+    /// When the request is wrong, can't be admitted, waits too long or fails in the device.
+    pub async fn infer(&self, payload: Payload, arrived: Instant, timeout: Duration) -> Result<Answer, InferError> {
+        let image_input = if matches!(self.config.images, Images::Refused) { None } else { Some(0) };
+        let (work, rows) =
+            request::arrange(payload, &self.config.model, &self.signature, image_input, self.config.policy.max_rows)
+                .map_err(InferError::Invalid)?;
+        let Some(ticket) = self.board.admit(rows, arrived, self.config.decode_threads) else {
+            self.metrics.reject(Rejected::QueueFull, rows);
+            return Err(InferError::QueueFull);
+        };
+        // Counts the caller that goes away: nothing after the answer is awaited, so only an unfinished wait is dropped.
+        let mut departure = Departure { metrics: &self.metrics, ticket: Some(&ticket) };
+        let (reply, answer) = oneshot::channel();
+        let accepted = match (work, &self.decoders) {
+            (Work::Images(files), Some(pool)) => pool.submit(ticket.clock(), files, reply).is_ok(),
+            (work, _) => {
+                let content = match work {
+                    Work::Tensors(tensors) => Content::Tensors(tensors),
+                    Work::Images(_) => Content::Blank,
+                };
+                let entry = Entry { clock: ticket.clock(), reply, rows, content, ready: Instant::now() };
+                self.entries.try_send(entry).is_ok()
+            }
+        };
+        let result = if accepted {
+            self.wait(&ticket, answer, arrived + timeout).await
+        } else if self.is_alive() {
+            Err(InferError::QueueFull)
+        } else {
+            Err(InferError::Stopped)
+        };
+        departure.ticket = None;
+        match &result {
+            Err(InferError::QueueFull) => self.metrics.reject(Rejected::QueueFull, rows),
+            Err(InferError::Timeout) => {
+                self.metrics.reject(Rejected::Timeout, rows);
+                self.metrics.fail(Failed::Rejected);
+            }
+            Err(InferError::Invalid(_) | InferError::TooLarge(_) | InferError::Stopped) => {
+                self.metrics.fail(Failed::Other);
+            }
+            Ok(_) | Err(InferError::Draining | InferError::Backend(_)) => {}
+        }
+        result
+    }
+
+    async fn wait(
+        &self,
+        ticket: &waiting::Ticket,
+        mut answer: oneshot::Receiver<Result<Answer, InferError>>,
+        deadline: Instant,
+    ) -> Result<Answer, InferError> {
+        tokio::select! {
+            result = &mut answer => return result.unwrap_or(Err(InferError::Stopped)),
+            () = tokio::time::sleep_until(deadline.into()) => {}
+        }
+        if ticket.leave() {
+            return Err(InferError::Timeout);
+        }
+        match tokio::time::timeout(EXECUTION_TIMEOUT, answer).await {
+            Ok(result) => result.unwrap_or(Err(InferError::Stopped)),
+            Err(_) => Err(InferError::Backend("the execution takes too long".to_owned())),
+        }
+    }
+
+    /// Whether a new request may begin; asked when its headers are read, so that what has begun to arrive is still served.
+    ///
+    /// # Errors
+    /// When the server is about to stop.
+    pub fn begin(&self) -> Result<(), InferError> {
+        if self.draining.load(Ordering::Acquire) {
+            // How many images it would have brought is not known before its body is read.
+            self.metrics.reject(Rejected::Draining, 1);
+            return Err(InferError::Draining);
+        }
+        Ok(())
+    }
+
+    /// From now on no request begins.
+    pub fn drain(&self) {
+        self.draining.store(true, Ordering::Release);
+    }
+
+    /// Whether the device can still run.
+    pub fn is_alive(&self) -> bool {
+        self.alive.load(Ordering::Acquire)
+    }
+
+    /// What the model takes and gives.
+    pub fn signature(&self) -> &Signature {
+        &self.signature
+    }
+
+    /// What the engine was told.
+    pub fn config(&self) -> &EngineConfig {
+        &self.config
+    }
+
+    /// The metrics, with their gauges brought up to date.
+    pub fn metrics(&self) -> &Metrics {
+        let waiting = self.board.snapshot(Instant::now());
+        self.metrics.pending_requests.set(i64::try_from(waiting.requests).unwrap_or(i64::MAX));
+        self.metrics.pending_images.set(i64::try_from(waiting.images).unwrap_or(i64::MAX));
+        // The batching delay is no sign of load; it is left out here as in the histogram.
+        self.metrics.queue_oldest.set(waiting.oldest.saturating_sub(self.config.policy.max_delay).as_secs_f64());
+        &self.metrics
+    }
+}
+
+/// Counts a caller that goes away before its request has started.
+struct Departure<'a> {
+    metrics: &'a Metrics,
+    ticket: Option<&'a waiting::Ticket>,
+}
+
+impl Drop for Departure<'_> {
+    fn drop(&mut self) {
+        if self.ticket.is_some_and(waiting::Ticket::leave) {
+            self.metrics.fail(Failed::Canceled);
+        }
+    }
+}

@@ -1,0 +1,185 @@
+//! KServe v2 over HTTP, with Triton's routes, texts and binary tensors.
+//!
+//! Handlers parse, call the engine and format; what is common to protocols is in [`crate::engine`].
+
+pub mod body;
+pub mod connections;
+pub mod error;
+mod infer_request;
+mod infer_response;
+mod pages;
+
+use std::{
+    sync::{
+        Arc, OnceLock,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::{Duration, Instant, SystemTime},
+};
+
+use axum::{
+    Router,
+    body::Body,
+    extract::{Request, State},
+    http::{HeaderMap, HeaderValue, StatusCode, header},
+    response::{IntoResponse as _, Response},
+    routing::{get, post},
+};
+
+use self::{body::BodyBudget, error::ApiError, infer_request::InferRequest, infer_response::Form, pages::Target};
+use crate::{
+    engine::{DEFAULT_TIMEOUT, Engine, Images},
+    metrics::{self, Metrics},
+};
+
+/// A loaded model.
+pub struct Serving {
+    /// The engine.
+    pub engine: Engine,
+    /// The model's version, a number in text.
+    pub version: String,
+}
+
+/// What the handlers share.
+pub struct App {
+    /// The model's name.
+    pub model: String,
+    /// The most bytes in one body.
+    pub max_body_bytes: usize,
+    /// The bytes of all bodies.
+    pub budget: Arc<BodyBudget>,
+    /// When the process started.
+    pub started: SystemTime,
+    /// The model's metrics, from when its version is known.
+    pub metrics: OnceLock<Arc<Metrics>>,
+    /// The engine, from when the model is ready.
+    pub serving: OnceLock<Serving>,
+    /// Whether the server is on its way out: not ready, and answering with `Connection: close`.
+    pub is_leaving: AtomicBool,
+}
+
+impl App {
+    /// The state of a server that has loaded nothing yet.
+    pub fn new(model: String, max_body_bytes: usize) -> Arc<Self> {
+        Arc::new(Self {
+            model,
+            max_body_bytes,
+            // A full body for each of eight clients; smaller ones share.
+            budget: BodyBudget::new(max_body_bytes.saturating_mul(8)),
+            started: SystemTime::now(),
+            metrics: OnceLock::new(),
+            serving: OnceLock::new(),
+            is_leaving: AtomicBool::new(false),
+        })
+    }
+
+    fn serving(&self) -> Result<&Serving, ApiError> {
+        self.serving.get().ok_or_else(ApiError::not_ready)
+    }
+
+    fn is_live(&self) -> bool {
+        self.serving.get().is_none_or(|serving| serving.engine.is_alive())
+    }
+
+    fn is_ready(&self) -> bool {
+        self.serving.get().is_some() && self.is_live() && !self.is_leaving.load(Ordering::Acquire)
+    }
+}
+
+/// The inference port.
+pub fn router(app: Arc<App>) -> Router {
+    let mut router = Router::new()
+        .route("/v2", get(pages::server))
+        .route("/v2/health/live", get(pages::live))
+        .route("/v2/health/ready", get(pages::ready))
+        .route("/v2/models/stats", get(pages::all_statistics));
+    for prefix in ["/v2/models/{model}", "/v2/models/{model}/versions/{version}"] {
+        router = router
+            .route(prefix, get(pages::metadata))
+            .route(&format!("{prefix}/ready"), get(pages::model_ready))
+            .route(&format!("{prefix}/config"), get(pages::config))
+            .route(&format!("{prefix}/stats"), get(pages::statistics))
+            .route(&format!("{prefix}/infer"), post(infer));
+    }
+    with_errors(router).with_state(app)
+}
+
+/// The metrics port.
+pub fn metrics_router(app: Arc<App>) -> Router {
+    with_errors(Router::new().route("/metrics", get(metrics_page))).with_state(app)
+}
+
+/// What the router itself refuses is an error like all others.
+fn with_errors(router: Router<Arc<App>>) -> Router<Arc<App>> {
+    router
+        .fallback(async || ApiError::new(StatusCode::NOT_FOUND, "Not Found"))
+        .method_not_allowed_fallback(async || ApiError::new(StatusCode::METHOD_NOT_ALLOWED, "Method Not Allowed"))
+}
+
+async fn infer(State(app): State<Arc<App>>, _target: Target, request: Request) -> Result<Response, ApiError> {
+    let serving = app.serving()?;
+    serving.engine.begin()?;
+    let (parts, body) = request.into_parts();
+    let kind = BodyKind::of(&parts.headers)?;
+    let body = body::read(&parts.headers, body, &app.budget, app.max_body_bytes).await?;
+    let arrived = Instant::now();
+    let takes_images = !matches!(serving.engine.config().images, Images::Refused);
+    let request = match kind {
+        BodyKind::Image if takes_images => infer_request::image(body),
+        BodyKind::Image => {
+            let message = format!("the model '{}' has no preprocessing and takes no images", app.model);
+            return Err(ApiError::new(StatusCode::UNSUPPORTED_MEDIA_TYPE, message));
+        }
+        BodyKind::Tensors { header_length } => infer_request::parse(&body, header_length, takes_images)?,
+    };
+    let form = Form::new(&request, &app.model, serving.engine.signature())?;
+    let InferRequest { payload, timeout_microseconds, .. } = request;
+    let timeout = timeout_microseconds.map_or(DEFAULT_TIMEOUT, Duration::from_micros).min(DEFAULT_TIMEOUT);
+    let answer = serving.engine.infer(payload, arrived, timeout).await?;
+    Ok(form.respond(&answer, &app.model, &serving.version))
+}
+
+/// What a body is, by its headers.
+enum BodyKind {
+    /// An image file.
+    Image,
+    /// JSON, with binary tensors behind it where there is a header length.
+    Tensors { header_length: Option<usize> },
+}
+
+impl BodyKind {
+    fn of(headers: &HeaderMap) -> Result<Self, ApiError> {
+        let content_type = headers.get(header::CONTENT_TYPE).and_then(|value| value.to_str().ok()).unwrap_or_default();
+        let media_type = content_type.split(';').next().unwrap_or_default().trim().to_ascii_lowercase();
+        match media_type.as_str() {
+            "image/jpeg" | "image/png" | "image/webp" => return Ok(Self::Image),
+            other if other.starts_with("image/") => {
+                let message =
+                    format!("the Content-Type {other} is not supported; send image/jpeg, image/png or image/webp");
+                return Err(ApiError::new(StatusCode::UNSUPPORTED_MEDIA_TYPE, message));
+            }
+            _ => {}
+        }
+        let Some(value) = headers.get(infer_response::HEADER_LENGTH) else {
+            return Ok(Self::Tensors { header_length: None });
+        };
+        let length = value.to_str().ok().and_then(|text| text.parse().ok()).ok_or_else(|| {
+            ApiError::bad_request(format!("Inference-Header-Content-Length must be a number of bytes, got {value:?}"))
+        })?;
+        Ok(Self::Tensors { header_length: Some(length) })
+    }
+}
+
+async fn metrics_page(State(app): State<Arc<App>>) -> Response {
+    let mut page = metrics::process_page(app.started);
+    match (app.serving.get(), app.metrics.get()) {
+        (Some(serving), _) => page += &serving.engine.metrics().render(),
+        (None, Some(metrics)) => page += &metrics.render(),
+        (None, None) => {}
+    }
+    let mut response = Body::from(page).into_response();
+    response
+        .headers_mut()
+        .insert(header::CONTENT_TYPE, HeaderValue::from_static("text/plain; version=0.0.4; charset=utf-8"));
+    response
+}

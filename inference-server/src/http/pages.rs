@@ -1,0 +1,178 @@
+//! Everything that is read and not inferred: health, metadata, configuration and statistics.
+
+use std::{collections::HashMap, sync::Arc, time::Duration};
+
+use axum::{
+    extract::{FromRequestParts, Path, State},
+    http::{StatusCode, request::Parts},
+    response::Response,
+};
+use serde_json::{Value, json};
+
+use super::{
+    App, Serving,
+    error::{ApiError, json_response},
+};
+use crate::{metrics::Metrics, model::TensorSpec, tensor::DataType};
+
+/// The model that a path names; extracting it is the check that it is the one served.
+pub(super) struct Target;
+
+impl FromRequestParts<Arc<App>> for Target {
+    type Rejection = ApiError;
+
+    async fn from_request_parts(parts: &mut Parts, app: &Arc<App>) -> Result<Self, ApiError> {
+        let Path(path) = Path::<HashMap<String, String>>::from_request_parts(parts, app)
+            .await
+            .map_err(|error| ApiError::bad_request(error.body_text()))?;
+        let model = path.get("model").map(String::as_str).unwrap_or_default();
+        if model != app.model {
+            return Err(ApiError::bad_request(format!("Request for unknown model: '{model}' is not found")));
+        }
+        let Some(version) = path.get("version") else { return Ok(Self) };
+        if version.is_empty() || !version.bytes().all(|byte| byte.is_ascii_digit()) {
+            return Err(ApiError::new(StatusCode::NOT_FOUND, "Not Found"));
+        }
+        if *version != app.serving()?.version {
+            let message = format!("Request for unknown model: '{model}' version {version} is not found");
+            return Err(ApiError::bad_request(message));
+        }
+        Ok(Self)
+    }
+}
+
+pub(super) async fn server() -> Response {
+    let extensions = ["binary_tensor_data", "model_configuration", "parameters", "statistics"];
+    json_response(
+        StatusCode::OK,
+        &json!({"name": "flotilla-server", "version": env!("CARGO_PKG_VERSION"), "extensions": extensions}),
+    )
+}
+
+pub(super) async fn live(State(app): State<Arc<App>>) -> Response {
+    health(app.is_live(), &json!({"live": app.is_live()}))
+}
+
+pub(super) async fn ready(State(app): State<Arc<App>>) -> Response {
+    health(app.is_ready(), &json!({"ready": app.is_ready()}))
+}
+
+pub(super) async fn model_ready(State(app): State<Arc<App>>, _target: Target) -> Response {
+    health(app.is_ready(), &json!({"name": app.model, "ready": app.is_ready()}))
+}
+
+fn health(is_good: bool, body: &Value) -> Response {
+    json_response(if is_good { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE }, body)
+}
+
+pub(super) async fn metadata(State(app): State<Arc<App>>, _target: Target) -> Result<Response, ApiError> {
+    let serving = app.serving()?;
+    let signature = serving.engine.signature();
+    let tensors = |specs: &[TensorSpec]| -> Vec<Value> {
+        specs
+            .iter()
+            .map(|spec| json!({"name": spec.name, "datatype": spec.data_type.name(), "shape": spec.wire_shape()}))
+            .collect()
+    };
+    Ok(json_response(
+        StatusCode::OK,
+        &json!({
+            "name": app.model,
+            "versions": [serving.version],
+            "platform": signature.platform,
+            "inputs": tensors(&signature.inputs),
+            "outputs": tensors(&signature.outputs),
+        }),
+    ))
+}
+
+/// Triton's model configuration, as far as this server has one.
+pub(super) async fn config(State(app): State<Arc<App>>, _target: Target) -> Result<Response, ApiError> {
+    let serving = app.serving()?;
+    let signature = serving.engine.signature();
+    let policy = serving.engine.config().policy;
+    // With a batch size above zero, the configuration's shapes leave the batch dimension out.
+    let skipped = usize::from(signature.is_batched());
+    let tensors = |specs: &[TensorSpec]| -> Vec<Value> {
+        specs
+            .iter()
+            .map(|spec| {
+                let dims = &spec.wire_shape()[skipped..];
+                json!({"name": spec.name, "data_type": config_type(spec.data_type), "dims": dims, "optional": false})
+            })
+            .collect()
+    };
+    Ok(json_response(
+        StatusCode::OK,
+        &json!({
+            "name": app.model,
+            "platform": signature.platform,
+            "backend": "onnxruntime",
+            "version_policy": {"latest": {"num_versions": 1}},
+            "max_batch_size": if signature.is_batched() { policy.max_rows } else { 0 },
+            "input": tensors(&signature.inputs),
+            "output": tensors(&signature.outputs),
+            "dynamic_batching": {
+                "preferred_batch_size": [],
+                "max_queue_delay_microseconds": u64::try_from(policy.max_delay.as_micros()).unwrap_or(u64::MAX),
+            },
+            "model_transaction_policy": {"decoupled": false},
+            "response_cache": {"enable": false},
+        }),
+    ))
+}
+
+fn config_type(data_type: DataType) -> String {
+    if data_type == DataType::Bytes { "TYPE_STRING".to_owned() } else { format!("TYPE_{}", data_type.name()) }
+}
+
+pub(super) async fn statistics(State(app): State<Arc<App>>, _target: Target) -> Result<Response, ApiError> {
+    Ok(statistics_of(&app, app.serving()?))
+}
+
+pub(super) async fn all_statistics(State(app): State<Arc<App>>) -> Result<Response, ApiError> {
+    Ok(statistics_of(&app, app.serving()?))
+}
+
+/// Triton's statistics; its clients read every one of these numbers.
+fn statistics_of(app: &App, serving: &Serving) -> Response {
+    let metrics: &Metrics = serving.engine.metrics();
+    let success = metrics.request_success.get();
+    let micros = |sum: u64| json!({"count": success, "ns": sum.saturating_mul(1000)});
+    let none = json!({"count": 0, "ns": 0});
+    let batches: Vec<Value> = metrics
+        .batches()
+        .into_iter()
+        .map(|(batch_size, times)| {
+            let part = |time: Duration| json!({"count": times.count, "ns": u64::try_from(time.as_nanos()).unwrap_or(u64::MAX)});
+            json!({
+                "batch_size": batch_size,
+                "compute_input": part(times.input),
+                "compute_infer": part(times.infer),
+                "compute_output": part(times.output),
+            })
+        })
+        .collect();
+    json_response(
+        StatusCode::OK,
+        &json!({"model_stats": [{
+            "name": app.model,
+            "version": serving.version,
+            "last_inference": 0,
+            "inference_count": metrics.inference_count.get(),
+            "execution_count": metrics.exec_count.get(),
+            "inference_stats": {
+                "success": micros(metrics.request_duration_us.get()),
+                "fail": {"count": metrics.failures(), "ns": 0},
+                "queue": micros(metrics.queue_duration_us.get()),
+                "compute_input": micros(metrics.compute_input_duration_us.get()),
+                "compute_infer": micros(metrics.compute_infer_duration_us.get()),
+                "compute_output": micros(metrics.compute_output_duration_us.get()),
+                "cache_hit": none,
+                "cache_miss": none,
+            },
+            "response_stats": {},
+            "batch_stats": batches,
+        }]}),
+    )
+}
