@@ -14,3 +14,5 @@ pub mod telemetry;
 
 #[cfg(test)]
 mod fixtures;
+#[cfg(test)]
+mod tidy;

@@ -1,0 +1,61 @@
+# The commands that the README names. Everything that takes time to make lies in $(FLOTILLA_CACHE) and can be made again.
+SHELL := /bin/bash
+.SHELLFLAGS := -euo pipefail -c
+export FLOTILLA_CACHE ?= $(HOME)/.cache/flotilla
+export CARGO_TARGET_DIR ?= $(FLOTILLA_CACHE)/target
+export CARGO_INCREMENTAL ?= 0
+
+# A step of `make test` says its name and, at the end, how long it took.
+step = @printf '\n=== %s\n' "$(1)"; started=$$SECONDS; $(2); printf '=== %s: %d s\n' "$(1)" "$$((SECONDS - started))"
+
+.PHONY: help demo test lint unit python charts e2e e2e-full bench bench-scale generate up down
+help: ## What there is
+	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | column -t -s "$$(printf '\t')"
+
+demo: ## A cluster, the operator, a model; photos sent and the answers printed
+	@demo/run
+
+test: lint unit python charts e2e ## Everything that has to hold: format, lints, unit, property, chart and cluster tests
+	@printf '\nall tests passed\n'
+
+lint: ## Format, clippy, dependencies, shell scripts
+	$(call step,rustfmt,cargo fmt --all --check)
+	$(call step,clippy,cargo clippy --quiet --workspace --all-targets -- -D warnings)
+	$(call step,dependencies,scripts/deny)
+	$(call step,shell scripts,kind/test --static)
+	$(call step,generated files,charts/sync-crds --check)
+
+unit: ## Unit and property tests, and the server on real ONNX Runtime
+	$(call step,unit tests,FLOTILLA_REQUIRE_ORT=1 FLOTILLA_ORT_LIBRARY="$$(inference-server/tests/ort-library.sh)" cargo test --quiet)
+
+python: ## Models, demo, and the server against the real tritonclient
+	$(call step,models,models/build)
+	$(call step,python tests,"$$FLOTILLA_CACHE/venv/bin/python" -m pytest -q models demo)
+
+up: ## The local cluster
+	@kind/up
+
+down: ## Removes the local cluster
+	@kind/down
+
+charts: ## Charts against the cluster's own schemas
+	$(call step,cluster,kind/test)
+	$(call step,charts,charts/test)
+
+e2e: ## The product on a real cluster
+	$(call step,end to end,e2e/run)
+
+e2e-full: ## The same with the long runs
+	$(call step,end to end (long),e2e/run --full)
+
+bench: bench-scale ## Measurements; results go to docs/benchmarks.md by hand
+
+bench-scale: ## 1,000 services against kube-apiserver and etcd alone
+	@kind/tools --api-server
+	@cargo build --quiet --release --bin flotilla-operator
+	@cargo run --quiet --release -p flotilla-e2e --bin scale_bench
+
+generate: ## CRDs and their copy in the chart
+	@cargo run --quiet --bin crdgen > crds/inferenceservices.flotilla.dev.yaml.new
+	@mv crds/inferenceservices.flotilla.dev.yaml.new crds/inferenceservices.flotilla.dev.yaml
+	@charts/sync-crds
