@@ -11,7 +11,7 @@ mod zero_values;
 
 use k8s_openapi::DeepMerge as _;
 use k8s_openapi::api::core::v1::{PodSpec, PodTemplateSpec};
-use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::{LabelSelector, ObjectMeta};
 
 use super::server_pod::{CONTAINER, GRACE_SECONDS, restricted_security_context};
 use super::{Error, restricted};
@@ -44,21 +44,30 @@ pub fn merge(
         container.security_context = Some(restricted);
     }
 
-    check_pod(&generated_spec, spec)?;
-    for generated in &generated_spec.containers {
-        for container in &spec.containers {
-            if container.name == generated.name {
-                kept::check_server(generated, container, gpu_resource)?;
-            }
-        }
+    for constraint in spec.topology_spread_constraints.iter_mut().flatten() {
+        // Without a selector Kubernetes counts no pods, and the constraint would do nothing.
+        constraint.label_selector.get_or_insert_with(|| pool_selector(&generated_metadata));
     }
+
+    check_pod(&generated_spec, spec)?;
     for (list, container) in restricted::containers(spec) {
-        if container.name != CONTAINER {
-            kept::check_other(&format!("spec.{list}[{}]", container.name), &generated_spec, container, gpu_resource)?;
+        if let Some(own) = generated_spec.containers.iter().find(|own| own.name == container.name) {
+            kept::check_server(own, container, gpu_resource)?;
+        } else {
+            let place = format!("spec.{list}[{}]", container.name);
+            kept::check_other(&place, &generated_spec, container, gpu_resource)?;
         }
     }
     restricted::check(&merged)?;
     Ok(merged)
+}
+
+fn pool_selector(generated: &ObjectMeta) -> LabelSelector {
+    let own = generated.labels.iter().flatten().filter(|(key, _)| key.starts_with(OWN_PREFIX));
+    LabelSelector {
+        match_labels: Some(own.map(|(key, value)| (key.clone(), value.clone())).collect()),
+        ..LabelSelector::default()
+    }
 }
 
 /// Labels select and identify the pods; everything else about a pod's metadata is the Deployment's.

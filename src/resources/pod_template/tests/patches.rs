@@ -82,8 +82,11 @@ pub fn allowed() -> Vec<(&'static str, Value, &'static str, Value)> {
         (
             "spreading",
             json!({"spec": {"topologySpreadConstraints": [{"topologyKey": "zone", "maxSkew": 1, "whenUnsatisfiable": "ScheduleAnyway"}]}}),
-            "/spec/topologySpreadConstraints/0/topologyKey",
-            json!("zone"),
+            "/spec/topologySpreadConstraints/0",
+            json!({
+                "topologyKey": "zone", "maxSkew": 1, "whenUnsatisfiable": "ScheduleAnyway",
+                "labelSelector": {"matchLabels": {"flotilla.dev/service": "photos", "flotilla.dev/pool": "cpu", "flotilla.dev/track": "stable"}},
+            }),
         ),
         (
             "another user",
@@ -111,13 +114,13 @@ pub fn allowed() -> Vec<(&'static str, Value, &'static str, Value)> {
         ),
         (
             "a mount",
-            server(json!({"volumeMounts": [{"name": "cache", "mountPath": "/var/cache"}]})),
+            server(json!({"volumeMounts": [{"name": "tmp", "mountPath": "/var/cache", "subPath": "cache"}]})),
             "/spec/containers/0/volumeMounts/3",
-            json!({"name": "cache", "mountPath": "/var/cache"}),
+            json!({"name": "tmp", "mountPath": "/var/cache", "subPath": "cache"}),
         ),
         (
             "a mount in /tmp",
-            server(json!({"volumeMounts": [{"name": "cache", "mountPath": "/tmp/cache"}]})),
+            server(json!({"volumeMounts": [{"name": "tmp", "mountPath": "/tmp/cache", "subPath": "cache"}]})),
             "/spec/containers/0/volumeMounts/3/mountPath",
             json!("/tmp/cache"),
         ),
@@ -135,7 +138,7 @@ pub fn allowed() -> Vec<(&'static str, Value, &'static str, Value)> {
         ),
         (
             "a sidecar that writes",
-            sidecar(json!({"securityContext": {"readOnlyRootFilesystem": false}})),
+            sidecar(json!({"image": "proxy:1", "securityContext": {"readOnlyRootFilesystem": false}})),
             "/spec/containers/1/securityContext/readOnlyRootFilesystem",
             json!(false),
         ),
