@@ -139,7 +139,9 @@ impl Reason {
             }
             Self::ScaleDownWindow => "fewer replicas would do, but not for the whole stabilization window yet",
             Self::RollingOut => "fewer replicas would do, but an update is under way",
-            Self::StartingCapacity => "the queue grows, and replicas that will take it are starting",
+            Self::StartingCapacity => {
+                "the queue grows, and replicas that will take it are starting or have just started"
+            }
             Self::CapacityUnavailable => {
                 "more replicas are needed, but no node has room for those already ordered; add nodes or free GPUs"
             }

@@ -1,5 +1,5 @@
 //! How many images arrive: smoothed for a few seconds, so that the noise of one interval orders nothing, and quick on
-//! a step, so that a real rise is believed at its second sight.
+//! a step, so that a real one is believed at its second sight.
 
 use std::time::Duration;
 
@@ -7,7 +7,7 @@ use super::observation::Monotonic;
 
 /// The smoothing's time constant in scrape intervals.
 const SMOOTHED_INTERVALS: f64 = 3.0;
-/// A rise by this factor, seen twice in a row, is a step and not noise.
+/// A change by this factor, seen twice in a row, is a step and not noise.
 const STEP: f64 = 1.25;
 /// Images beyond the level that one interval may bring by chance.
 const CHANCE_IMAGES: f64 = 4.0;
@@ -38,9 +38,12 @@ impl Demand {
             return false;
         }
         let (elapsed, interval) = (elapsed.as_secs_f64(), interval.as_secs_f64());
-        let twice_seen = arrivals.min(seen.latest);
-        if twice_seen > seen.level * STEP + CHANCE_IMAGES / interval {
-            seen.level = twice_seen;
+        let (lower, higher) = (arrivals.min(seen.latest), arrivals.max(seen.latest));
+        let chance = CHANCE_IMAGES / interval;
+        if lower > seen.level * STEP + chance {
+            seen.level = lower;
+        } else if higher * STEP + chance < seen.level {
+            seen.level = higher;
         } else {
             let weight = 1.0 - (-elapsed / (SMOOTHED_INTERVALS * interval)).exp();
             seen.level += weight * (arrivals - seen.level);
@@ -76,7 +79,8 @@ mod tests {
     fn a_step_is_believed_when_seen_twice_and_a_spike_is_not() {
         // The load starts in the middle of the second interval.
         assert_eq!(levels(&[0.0, 200.0, 400.0, 400.0, 400.0]), [0, 57, 200, 400, 400]);
-        assert_eq!(levels(&[100.0, 100.0, 400.0, 100.0, 100.0]), [100, 100, 185, 161, 144]);
+        assert_eq!(levels(&[100.0, 100.0, 400.0, 100.0, 100.0]), [100, 100, 185, 161, 100]);
+        assert_eq!(levels(&[400.0, 400.0, 150.0, 0.0, 0.0, 0.0]), [400, 400, 329, 150, 0, 0]);
     }
 
     #[test]

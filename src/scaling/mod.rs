@@ -132,7 +132,10 @@ fn wish(policy: &Policy, state: &State, view: &View<'_>, inputs: &mut Inputs, cu
     let wish = if growing && base.now <= current {
         grow(state, view, current, capacity.is_some(), now)
     } else if pressure == Pressure::Uneven && base.now <= current {
-        Wish { now: current, later: current, reason: Reason::LoadImbalance }
+        // New replicas get their share only as clients open new connections.
+        let settles = state.last_increase.is_some_and(|last| now.since(last.at) < lockout(view));
+        let reason = if settles { Reason::StartingCapacity } else { Reason::LoadImbalance };
+        Wish { now: current, later: current, reason }
     } else {
         base
     };
@@ -176,13 +179,18 @@ fn grow(state: &State, view: &View<'_>, current: u32, capacity_known: bool, now:
     if view.failing >= FAILING_STARTS {
         return hold(Reason::ReplicasFailing);
     }
-    let lockout = SHORTEST_LOCKOUT.max(view.startup);
-    if let Some(last) = state.last_increase.filter(|last| now.since(last.at) < lockout) {
+    if let Some(last) = state.last_increase.filter(|last| now.since(last.at) < lockout(view)) {
         // The order was given; if it is not carried out yet, it still stands.
-        return Wish { now: last.to.max(current), later: current, reason: Reason::StartingCapacity };
+        let reason = if last.to > current { Reason::QueueGrowing } else { Reason::StartingCapacity };
+        return Wish { now: last.to.max(current), later: current, reason };
     }
     let step = if capacity_known { 1 } else { current.clamp(1, BLIND_STEP) };
     Wish { now: current.saturating_add(step), later: current, reason: Reason::QueueGrowing }
+}
+
+/// How long after an increase a growing queue asks for no other: until the new replicas are there and have traffic.
+fn lockout(view: &View<'_>) -> Duration {
+    SHORTEST_LOCKOUT.max(view.startup)
 }
 
 /// Orders more, as far as the user's maximum, the growth limit and the scheduler allow.
@@ -223,8 +231,11 @@ fn decrease(
         let idle = wish.reason == Reason::OnTarget && current == settings.min_replicas;
         return (current, if idle { Reason::AtMinimum } else { wish.reason });
     }
-    if !view.is_complete() {
+    if view.missing > 0 {
         return (current, Reason::PartialMetrics);
+    }
+    if view.settling > 0 {
+        return (current, Reason::ScaleDownWindow);
     }
     if observation.rolling_out {
         return (current, Reason::RollingOut);

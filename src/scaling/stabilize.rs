@@ -75,7 +75,7 @@ impl LastIncrease {
 mod tests {
     use super::*;
 
-    const LENGTH: Duration = Duration::from_secs(60);
+    const LENGTH: Duration = Duration::from_mins(1);
     const GAP: Duration = Duration::from_secs(30);
 
     fn at(seconds: u64) -> Monotonic {
@@ -115,7 +115,7 @@ mod tests {
         let mut window = Window::default();
         for second in 0..100_000 {
             let wanted = 1 + u32::try_from(second % 7).unwrap();
-            window.note(wanted, at(second), Duration::from_secs(90_000), GAP);
+            window.note(wanted, at(second), Duration::from_hours(25), GAP);
         }
         assert!(window.peaks.len() <= 7, "{}", window.peaks.len());
     }

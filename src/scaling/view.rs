@@ -108,11 +108,6 @@ impl<'a> View<'a> {
         }
     }
 
-    /// Whether every ready replica was measured.
-    pub(super) fn is_complete(&self) -> bool {
-        self.missing == 0 && self.settling == 0
-    }
-
     /// When the newest measurement was taken: later calls with the same one have seen nothing new.
     pub(super) fn newest(&self) -> Option<Monotonic> {
         self.fresh.iter().map(|fresh| fresh.measurement.taken).max()
@@ -182,7 +177,10 @@ impl Fresh<'_> {
     /// Far above the target and getting worse, or a request that waits and nothing starts.
     fn is_severe(&self, target: Duration, batch: f64) -> bool {
         let measurement = self.measurement;
-        let waits = self.excess_wait.is_some_and(|wait| wait > target * 4);
+        // What waits now will have waited this long; the counters of waits move only when requests start.
+        let ahead = measurement.pending_images / (target * 4).as_secs_f64();
+        let will_wait = measurement.pending_images > 2.0 * batch && ahead > measurement.completed_per_second;
+        let waits = will_wait || self.excess_wait.is_some_and(|wait| wait > target * 4);
         let oldest = measurement.oldest_wait.unwrap_or_default();
         let rises = measurement.pending_images > measurement.pending_images_before + batch.min(8.0);
         let stuck = oldest > (target * 10).max(measurement.interval);

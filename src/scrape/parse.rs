@@ -345,3 +345,124 @@ impl ParseError {
 fn seconds(value: f64) -> Duration {
     Duration::from_secs_f64(value.clamp(0.0, 1e6))
 }
+
+#[cfg(test)]
+mod tests {
+    use std::fmt::Write as _;
+
+    use super::*;
+
+    const TRITON: &str = include_str!("testdata/triton-under-load.txt");
+    const FLOTILLA: &str = include_str!("testdata/flotilla.txt");
+
+    #[test]
+    fn a_page_of_a_real_triton_is_read() {
+        let snapshot = parse(TRITON.as_bytes()).unwrap();
+        assert_eq!(
+            (snapshot.requests_completed, snapshot.images_completed, snapshot.executions),
+            (3533.0, 3547.0, 810.0)
+        );
+        assert_eq!(snapshot.pending_requests, Some(1.0));
+        assert!((snapshot.queue_seconds - 19.657_178).abs() < 1e-9);
+        assert!((snapshot.compute_seconds - (6.601_683 + 21.650_044 + 4.803_061)).abs() < 1e-9);
+        assert_eq!(snapshot.failures, Failures::default());
+        // What Triton does not say is absent, not zero.
+        assert_eq!((snapshot.pending_images, snapshot.queue, snapshot.oldest_wait), (None, None, None));
+        assert_eq!((snapshot.server, snapshot.process_start_seconds), (None, None));
+        for page in ["triton-after-checks.txt", "triton-under-load-2s-later.txt"] {
+            let path = format!("{}/src/scrape/testdata/{page}", env!("CARGO_MANIFEST_DIR"));
+            assert!(parse(&std::fs::read(path).unwrap()).is_ok(), "{page}");
+        }
+    }
+
+    #[test]
+    fn a_page_of_our_own_server_is_read() {
+        let snapshot = parse(FLOTILLA.as_bytes()).unwrap();
+        assert_eq!((snapshot.pending_images, snapshot.images_rejected), (Some(40.0), Some(60.0)));
+        assert_eq!(snapshot.failures, Failures { rejected: 30.0, canceled: 2.0, backend: 0.0 });
+        let queue = snapshot.queue.unwrap();
+        assert_eq!((queue.count, queue.sum, queue.buckets.len()), (1200.0, 24.0, 6));
+        assert_eq!(snapshot.batches[&32], BatchTotal { executions: 50.0, seconds: 8.5 });
+        assert_eq!(snapshot.oldest_wait, Some(Duration::from_millis(35)));
+        assert_eq!(snapshot.server.unwrap().model_sha256, "ab12");
+    }
+
+    #[test]
+    fn a_bad_page_is_refused_as_a_whole_with_what_is_wrong() {
+        let changed = |from: &str, to: &str| {
+            assert!(FLOTILLA.contains(from), "{from}");
+            FLOTILLA.replace(from, to).into_bytes()
+        };
+        let many = (0..20_000).fold(FLOTILLA.to_owned(), |mut page, number| {
+            writeln!(page, "user_metric{{user=\"{number}\"}} 1").unwrap();
+            page
+        });
+        let half = &FLOTILLA[..FLOTILLA.find("2400").unwrap() + 2];
+        let count = "nv_inference_count{model=\"timer\",version=\"1\"}";
+        for (page, category, message) in [
+            (b"\xff\xfe".to_vec(), "not_metrics", "not UTF-8"),
+            (Vec::new(), "not_metrics", "none of the expected"),
+            (b"<!doctype html>\n<p>It works".to_vec(), "not_metrics", "none of the expected"),
+            (b"go_goroutines 12\nprocess_start_time_seconds 5\n".to_vec(), "not_metrics", "none of the expected"),
+            (half.as_bytes().to_vec(), "truncated", "in the middle of a line"),
+            (changed(" 2400\n", " NaN\n"), "malformed", "nv_inference_count is NaN"),
+            (changed(" 2400\n", " +Inf\n"), "malformed", "nv_inference_count is inf"),
+            (changed(" 2400\n", " -4\n"), "malformed", "nv_inference_count is -4"),
+            (changed(" 2400\n", " many\n"), "malformed", "1 lines of needed metrics can't be read"),
+            (changed(&format!("{count} 2400"), count), "malformed", "1 lines"),
+            (changed("} 0.035", "} NaN"), "malformed", "flotilla_queue_oldest_seconds is NaN"),
+            (changed("le=\"0.04\"} 1100", "le=\"0.04\"} 5"), "malformed", "a histogram that falls"),
+            (changed("le=\"0.04\"", "le=\"0.02\""), "malformed", "the same labels twice"),
+            (
+                changed("# TYPE nv_inference_count counter", "# TYPE nv_inference_count gauge"),
+                "malformed",
+                "of type \"gauge\"",
+            ),
+            (changed("# TYPE flotilla_queue_duration_seconds histogram\n", ""), "malformed", "of type \"untyped\""),
+            (changed(&format!("{count} 2400\n"), &format!("{count} 2400\n{count} 2400\n")), "malformed", "twice"),
+            (changed(&format!("{count} 2400\n"), ""), "missing_series", "no nv_inference_count"),
+            (changed("batch_size=\"16\"} 50", "batch_size=\"x\"} 50"), "malformed", "batch_size of flotilla_device"),
+            (many.into_bytes(), "too_large", "more than 10000 series"),
+            (
+                changed("version=\"1\"} 2400", &format!("v=\"{}\"}} 2400", "x".repeat(5000))),
+                "too_large",
+                "the limit is 4096",
+            ),
+        ] {
+            let error = parse(&page).unwrap_err();
+            assert!(error.category() == category && error.to_string().contains(message), "{category}: {error}");
+        }
+    }
+
+    #[test]
+    fn pages_without_a_pending_gauge_are_refused() {
+        let page: String = TRITON
+            .lines()
+            .filter(|line| !line.contains("pending"))
+            .fold(String::new(), |page, line| page + line + "\n");
+        assert_eq!(parse(page.as_bytes()).unwrap_err().category(), "missing_series");
+    }
+
+    #[test]
+    fn several_models_are_summed() {
+        let second = TRITON
+            .lines()
+            .filter(|line| line.starts_with("nv_inference"))
+            .map(|line| line.replace("\"clip\"", "\"other\"") + "\n");
+        let page = TRITON.to_owned() + &second.collect::<String>();
+        let snapshot = parse(page.as_bytes()).unwrap();
+        assert_eq!((snapshot.images_completed, snapshot.pending_requests), (7094.0, Some(2.0)));
+    }
+
+    #[test]
+    #[ignore = "prints a time; run with --release --ignored --nocapture"]
+    fn time_of_a_small_and_a_large_page() {
+        let large = (0..).map(|number| format!("some_other_metric{{name=\"pool-{number}\"}} {number}\n"));
+        let large: String = std::iter::once(FLOTILLA.to_owned()).chain(large.take(1200)).collect();
+        for page in [TRITON, FLOTILLA, large.as_str()] {
+            let began = std::time::Instant::now();
+            (0..1000).for_each(|_| assert!(std::hint::black_box(parse(page.as_bytes())).is_ok()));
+            println!("{} bytes: {:?}", page.len(), began.elapsed() / 1000);
+        }
+    }
+}

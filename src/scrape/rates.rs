@@ -142,3 +142,140 @@ fn quantile(quantile: f64, before: &Histogram, after: &Histogram) -> Option<f64>
 fn duration(seconds: f64) -> Duration {
     Duration::from_secs_f64(if seconds.is_finite() { seconds.clamp(0.0, 1e6) } else { 0.0 })
 }
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::super::parse::parse;
+    use super::super::snapshot::{BatchTotal, Failures};
+    use super::*;
+
+    fn scraped(seconds: f64, snapshot: Snapshot) -> Scraped {
+        Scraped { at: Monotonic::from_start(Duration::from_secs_f64(seconds)), container_restarts: 0, snapshot }
+    }
+
+    fn near(left: f64, right: f64) -> bool {
+        (left - right).abs() < 1e-6
+    }
+
+    #[test]
+    fn two_seconds_of_a_real_triton() {
+        let page = |text: &str| parse(text.as_bytes()).unwrap();
+        let before = scraped(0.0, page(include_str!("testdata/triton-under-load.txt")));
+        let after = scraped(2.0, page(include_str!("testdata/triton-under-load-2s-later.txt")));
+        let measured = measure(&before, &after, false).unwrap();
+        assert!(near(measured.completed_per_second, 765.5), "{measured:?}");
+        // One request less waits than before, so one less came in than was answered.
+        assert!(near(measured.arrivals_per_second, 765.0), "{measured:?}");
+        let queue = measured.queue_time.unwrap();
+        assert!(near(queue.mean.as_secs_f64() * 1e3, 4.697_23) || (queue.mean.as_micros() == 4697), "{queue:?}");
+        assert!(queue.includes_batching_delay && queue.p95.is_none());
+        assert!(near(measured.mean_batch.unwrap(), 1531.0 / 266.0));
+        let [batch] = measured.batches[..] else { panic!("{measured:?}") };
+        assert!(near(batch.executions, 266.0) && batch.seconds > 1.9 && batch.seconds < 2.1, "{batch:?}");
+        assert!(!measured.tainted);
+    }
+
+    /// Our server's page, some images later.
+    fn ours(images: f64) -> Snapshot {
+        let mut page = parse(include_str!("testdata/flotilla.txt").as_bytes()).unwrap();
+        page.images_completed += images;
+        page.requests_completed += images / 2.0;
+        page
+    }
+
+    #[test]
+    fn our_servers_signal() {
+        let mut later = ours(400.0);
+        later.pending_images = Some(100.0);
+        later.images_rejected = Some(80.0);
+        later.failures = Failures { rejected: 40.0, canceled: 7.0, backend: 0.0 };
+        later.executions += 20.0;
+        later.device_busy_seconds = Some(14.5);
+        later.batches.insert(32, BatchTotal { executions: 60.0, seconds: 10.2 });
+        later.queue = Some(Histogram {
+            buckets: [
+                (0.001, 100.0),
+                (0.005, 200.0),
+                (0.01, 300.0),
+                (0.02, 800.0),
+                (0.04, 1300.0),
+                (f64::INFINITY, 1400.0),
+            ]
+            .to_vec(),
+            sum: 29.0,
+            count: 1400.0,
+        });
+        let measured = measure(&scraped(0.0, ours(0.0)), &scraped(2.0, later), false).unwrap();
+        // 400 answered, 20 refused, 5 requests of 2 images given up, 60 more waiting.
+        assert!(near(measured.arrivals_per_second, 245.0), "{measured:?}");
+        assert!(near(measured.rejected_per_second, 10.0));
+        assert_eq!((measured.pending_images_before, measured.pending_images), (40.0, 100.0));
+        assert_eq!(measured.device_busy, Some(0.75));
+        assert_eq!(measured.batches.len(), 1);
+        assert!(near(measured.batches[0].executions, 10.0) && near(measured.batches[0].seconds, 1.7));
+        let queue = measured.queue_time.unwrap();
+        assert_eq!(queue.mean, Duration::from_millis(25));
+        // 100 of the 200 are within 20 ms, 200 within 40 ms: nine tenths of that bucket make 190.
+        assert!(near(queue.p95.unwrap().as_secs_f64(), 0.038), "{queue:?}");
+        assert!(!queue.includes_batching_delay);
+    }
+
+    #[test]
+    fn an_idle_interval_has_no_queue_time() {
+        let measured = measure(&scraped(0.0, ours(0.0)), &scraped(2.0, ours(0.0)), false).unwrap();
+        assert_eq!((measured.queue_time, measured.mean_batch, measured.arrivals_per_second), (None, None, 0.0));
+        assert!(measured.batches.is_empty());
+        assert!(measure(&scraped(2.0, ours(0.0)), &scraped(2.0, ours(0.0)), false).is_none());
+    }
+
+    #[test]
+    fn every_sign_of_a_restart_taints_the_interval_and_counts_from_zero() {
+        let before = scraped(0.0, ours(1_000.0));
+        let started = Snapshot { process_start_seconds: Some(1_795_000_100.0), ..ours(1_000.0) };
+        let one_lower = Snapshot { queue_seconds: 1.0, ..ours(1_000.0) };
+        let gone = Snapshot { images_rejected: None, ..ours(1_000.0) };
+        let restarted = Scraped { container_restarts: 1, ..scraped(2.0, ours(1_000.0)) };
+        for after in [scraped(2.0, started), scraped(2.0, one_lower), scraped(2.0, gone), restarted] {
+            let measured = measure(&before, &after, false).unwrap();
+            assert!(measured.tainted && near(measured.completed_per_second, 1_700.0), "{measured:?}");
+            assert!(near(measured.pending_images_before, 0.0));
+        }
+        let warming = measure(&before, &scraped(2.0, ours(1_001.0)), true).unwrap();
+        assert!(warming.tainted && near(warming.completed_per_second, 0.5));
+    }
+
+    proptest! {
+        /// A server that answers, refuses, restarts and is scraped at odd times: no rate is negative, and none is
+        /// more than what truly happened in the interval.
+        #[test]
+        fn rates_are_never_negative_and_never_above_what_happened(
+            steps in prop::collection::vec((0..500_u32, 0..50_u32, 0..200_u32, prop::bool::weighted(0.2), 1..8_000_u64), 1..40),
+        ) {
+            let (mut now, mut page) = (Monotonic::default(), Snapshot { pending_images: Some(0.0), ..Snapshot::default() });
+            let mut before = Scraped { at: now, container_restarts: 0, snapshot: page.clone() };
+            for (answered, refused, pending, restarts, milliseconds) in steps {
+                if restarts {
+                    page = Snapshot::default();
+                }
+                let (answered, refused) = (f64::from(answered), f64::from(refused));
+                page.images_completed += answered;
+                page.requests_completed += answered;
+                page.executions += answered / 4.0;
+                page.images_rejected = Some(page.images_rejected.unwrap_or_default() + refused);
+                page.pending_images = Some(f64::from(pending));
+                now = now + Duration::from_millis(milliseconds);
+                let after = Scraped { at: now, container_restarts: 0, snapshot: page.clone() };
+                let measured = measure(&before, &after, false).unwrap();
+                let seconds = measured.interval.as_secs_f64();
+                prop_assert!(measured.completed_per_second >= 0.0 && measured.rejected_per_second >= 0.0);
+                prop_assert!(measured.arrivals_per_second >= 0.0);
+                prop_assert!(measured.completed_per_second * seconds <= answered + 1e-6);
+                prop_assert!(measured.rejected_per_second * seconds <= refused + 1e-6);
+                prop_assert!(measured.arrivals_per_second * seconds <= answered + refused + f64::from(pending) + 1e-6);
+                before = after;
+            }
+        }
+    }
+}
