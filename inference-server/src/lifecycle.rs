@@ -85,6 +85,10 @@ pub async fn run(
     listeners: Listeners,
     shutdown: impl Future<Output = ()>,
 ) -> Result<(), Failure> {
+    // With port 0 in the settings, this line is where the ports can be read.
+    if let (Ok(http), Ok(metrics)) = (listeners.http.local_addr(), listeners.metrics.local_addr()) {
+        tracing::info!(%http, %metrics, version = env!("CARGO_PKG_VERSION"), "listening");
+    }
     let app = App::new(settings.model.name.clone(), settings.http.max_body_bytes);
     let stop = CancellationToken::new();
     let clients = {

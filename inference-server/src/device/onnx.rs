@@ -5,6 +5,7 @@
 
 use std::{
     path::{Path, PathBuf},
+    sync::{Mutex, PoisonError},
     thread,
     time::Instant,
 };
@@ -36,8 +37,6 @@ pub struct Onnx {
     session: Session,
     signature: Signature,
     provider: &'static str,
-    /// The session's life hangs on it.
-    _environment: Environment,
 }
 
 impl Onnx {
@@ -58,11 +57,14 @@ impl Onnx {
             outputs: session.outputs().iter().map(tensor_spec).collect::<Result<_, _>>()?,
             platform: "onnxruntime_onnx",
         };
-        Ok(Self { session, signature, provider, _environment: environment })
+        Ok(Self { session, signature, provider })
     }
 }
 
-/// Loads the library. A missing file is found here, because the library's own loader would only say that loading failed.
+/// The library allows one environment in a process, and it must outlive all sessions.
+static ENVIRONMENT: Mutex<Option<Environment>> = Mutex::new(None);
+
+/// Loads the library, the first time. A missing file is found here, because the library's own loader would only say that loading failed.
 fn load_library(library: Option<&Path>) -> Result<Environment, Failure> {
     let fix = "set FLOTILLA_ORT_LIBRARY to the absolute path of libonnxruntime.so (version 1.20 or newer), \
                for example the one in the Python package onnxruntime";
@@ -77,11 +79,16 @@ fn load_library(library: Option<&Path>) -> Result<Environment, Failure> {
     if !path.is_file() {
         return Err(not_found(format!("{LIBRARY_VARIABLE}={} is no file", path.display())));
     }
-    ort::init_from(&path)
+    let mut environment = ENVIRONMENT.lock().unwrap_or_else(PoisonError::into_inner);
+    if let Some(environment) = &*environment {
+        return Ok(environment.clone());
+    }
+    let loaded = ort::init_from(&path)
         .map_err(|error| not_found(error.to_string()))?
         .with_telemetry(false)
         .build()
-        .map_err(|error| not_found(format!("ONNX Runtime from {} does not start: {error}", path.display())))
+        .map_err(|error| not_found(format!("ONNX Runtime from {} does not start: {error}", path.display())))?;
+    Ok(environment.insert(loaded).clone())
 }
 
 /// CUDA where it really opens the model; a library that was built with CUDA says that it is available without a GPU too.

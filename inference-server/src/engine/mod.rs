@@ -298,3 +298,6 @@ impl Drop for Departure<'_> {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

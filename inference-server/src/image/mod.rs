@@ -157,3 +157,103 @@ fn no_image_input(problem: &str) -> Failure {
         "set preprocessing to None, or serve a model with one FP32 input of shape [-1, 3, height, width]",
     )
 }
+
+#[cfg(test)]
+mod tests {
+    use std::{fs, path::PathBuf};
+
+    use super::*;
+    use crate::model::TensorSpec;
+
+    fn preprocessor(preset: Preset) -> Preprocessor {
+        Preprocessor::new(preset, &signature(&[None, Some(3), Some(32), Some(32)], DataType::Fp32)).unwrap().unwrap()
+    }
+
+    fn signature(dims: &[Option<usize>], data_type: DataType) -> Signature {
+        let input = TensorSpec { name: "x".to_owned(), data_type, dims: dims.to_vec() };
+        Signature { inputs: vec![input], outputs: vec![], platform: "test" }
+    }
+
+    fn fixture(name: &str) -> Vec<u8> {
+        fs::read(PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/images").join(name)).unwrap()
+    }
+
+    #[test]
+    fn pixels_are_pillow_s_to_the_bit() {
+        let lossless =
+            ["wide.png", "high.png", "small.png", "same.png", "strip.png", "large.png", "gray.png", "alpha.png"];
+        for file in lossless.iter().copied().chain(["lossless.webp"]) {
+            for (preset, name) in [(Preset::Clip, "clip"), (Preset::ImageNet, "imagenet")] {
+                let pixels = preprocessor(preset).decode(&fixture(file)).unwrap();
+                let golden = fixture(&format!("{}.{name}.expected.png", file.split('.').next().unwrap()));
+                let golden = image::load_from_memory(&golden).unwrap().into_rgb8().into_raw();
+                assert_eq!(pixels.0, golden, "{file} for {name}");
+            }
+        }
+    }
+
+    /// JPEG leaves decoders some freedom: another decoder than Pillow's may differ by a level or two, not more.
+    #[test]
+    fn a_jpeg_s_pixels_are_close_to_pillow_s() {
+        let pixels = preprocessor(Preset::Clip).decode(&fixture("photo.jpg")).unwrap();
+        let golden = image::load_from_memory(&fixture("photo.clip.expected.png")).unwrap().into_rgb8().into_raw();
+        let difference = pixels.0.iter().zip(&golden).map(|(a, b)| a.abs_diff(*b)).max().unwrap();
+        assert!(difference <= 2, "the largest difference is {difference}");
+    }
+
+    #[test]
+    fn values_are_planes_of_normalised_channels() {
+        let clip = preprocessor(Preset::Clip);
+        let mut values = vec![7.0];
+        clip.append(&Pixels([255, 0, 128].repeat(32 * 32)), &mut values);
+        assert_eq!(values.len(), 1 + 3 * 32 * 32);
+        let expected = [
+            (1.0 - 0.481_454_66) / 0.268_629_54,
+            -0.457_827_5 / 0.261_302_58,
+            (128.0 / 255.0 - 0.408_210_73) / 0.275_777_11,
+        ];
+        for (channel, expected) in expected.iter().enumerate() {
+            let value: f64 = values[1 + channel * 32 * 32].into();
+            assert!((value - expected).abs() < 1e-6, "channel {channel}: {value} for {expected}");
+        }
+        assert_eq!(clip.shape(2), [2, 3, 32, 32]);
+    }
+
+    #[test]
+    fn damaged_huge_and_foreign_files_are_errors() {
+        let clip = preprocessor(Preset::Clip);
+        let photo = fixture("photo.jpg");
+        for file in [&b""[..], b"hello", &photo[..200], &fixture("wide.png")[..40]] {
+            assert!(matches!(clip.decode(file), Err(ImageError::Undecodable(_))), "{} bytes", file.len());
+        }
+        // The width in the PNG's header, with its checksum: a file of a few bytes that claims gigapixels.
+        let mut bomb = fixture("wide.png");
+        bomb[16..20].copy_from_slice(&100_000_u32.to_be_bytes());
+        bomb[20..24].copy_from_slice(&100_000_u32.to_be_bytes());
+        let crc = crc32(&bomb[12..29]);
+        bomb[29..33].copy_from_slice(&crc.to_be_bytes());
+        assert_eq!(clip.decode(&bomb), Err(ImageError::TooLarge { width: 100_000, height: 100_000 }));
+    }
+
+    fn crc32(bytes: &[u8]) -> u32 {
+        !bytes.iter().fold(!0, |crc: u32, byte| {
+            (0..8).fold(crc ^ u32::from(*byte), |crc, _| if crc & 1 == 1 { (crc >> 1) ^ 0xedb8_8320 } else { crc >> 1 })
+        })
+    }
+
+    #[test]
+    fn a_model_without_an_image_input_is_refused_with_its_shape() {
+        assert!(Preprocessor::new(Preset::None, &signature(&[None], DataType::Int64)).unwrap().is_none());
+        for (dims, data_type, part) in [
+            (vec![None, Some(10)], DataType::Fp32, "shape [-1, 10]"),
+            (vec![None, Some(224), Some(224), Some(3)], DataType::Fp32, "shape [-1, 224, 224, 3]"),
+            (vec![None, Some(3), None, None], DataType::Uint8, "is UINT8"),
+        ] {
+            let failure = Preprocessor::new(Preset::Clip, &signature(&dims, data_type)).unwrap_err();
+            assert_eq!(failure.reason, Reason::SettingsInvalid);
+            assert!(failure.message.contains(part), "{failure}");
+        }
+        let open = signature(&[None, Some(3), None, None], DataType::Fp32);
+        assert_eq!(Preprocessor::new(Preset::Clip, &open).unwrap().unwrap().shape(1), [1, 3, 224, 224]);
+    }
+}
