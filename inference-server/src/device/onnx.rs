@@ -66,7 +66,7 @@ static ENVIRONMENT: Mutex<Option<Environment>> = Mutex::new(None);
 
 /// Loads the library, the first time. A missing file is found here, because the library's own loader would only say that loading failed.
 fn load_library(library: Option<&Path>) -> Result<Environment, Failure> {
-    let fix = "set FLOTILLA_ORT_LIBRARY to the absolute path of libonnxruntime.so (version 1.20 or newer), \
+    let fix = "set FLOTILLA_ORT_LIBRARY to the absolute path of libonnxruntime.so (version 1.23 or newer), \
                for example the one in the Python package onnxruntime";
     let not_found = |message: String| Failure::new(Reason::LibraryNotFound, message, fix);
     let path: PathBuf = match library {

@@ -157,4 +157,22 @@ mod tests {
         let (head, body) = text.split_once("\r\n\r\n").unwrap();
         assert!(head.contains(&format!("content-length: {}", body.len())), "{}", body.len());
     }
+
+    #[tokio::test]
+    async fn a_client_beyond_the_cap_is_told() {
+        use tokio::io::AsyncReadExt as _;
+
+        let listener = TcpListener::bind(("127.0.0.1", 0)).await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let stop = CancellationToken::new();
+        let limits = Limits { max_connections: 1, max_age: None };
+        let server = tokio::spawn(serve(listener, Router::new(), limits, || false, stop.clone()));
+        let _first = TcpStream::connect(address).await.unwrap();
+        let mut second = TcpStream::connect(address).await.unwrap();
+        let mut answer = String::new();
+        second.read_to_string(&mut answer).await.unwrap();
+        assert!(answer.starts_with("HTTP/1.1 503"), "{answer:?}");
+        stop.cancel();
+        server.await.unwrap();
+    }
 }

@@ -1,23 +1,16 @@
 //! From a request's body to the engine's payload: KServe v2 JSON, and Triton's binary tensor extension.
 //!
 //! The body is JSON, or a JSON header of the length that `Inference-Header-Content-Length` says with the binary tensors behind
-//! it in the order of the inputs, or (length 0) one raw tensor. Numbers in JSON are kept in columns of eight bytes while they
-//! are read, so that a body needs a few times its own size at most.
+//! it in the order of the inputs, or (length 0) one raw tensor.
 
-use std::fmt;
-
-use base64::{Engine as _, engine::general_purpose::STANDARD};
 use bytes::Bytes;
-use serde::{
-    Deserialize, Deserializer,
-    de::{self, DeserializeSeed, SeqAccess, Visitor},
-};
+use serde::Deserialize;
 use serde_json::{Map, Value};
 
-use super::error::ApiError;
+use super::{error::ApiError, flat::Flat};
 use crate::{
     engine::request::{NamedTensor, Payload, element_count},
-    tensor::{Data, DataType, Tensor, little_endian},
+    tensor::{Data, DataType, Tensor},
 };
 
 /// What a client asks for.
@@ -240,219 +233,98 @@ fn binary_data(blob: Bytes, data_type: DataType, count: usize) -> Result<Data, S
     }
 }
 
-/// The values of `data`, nested or flat, in the narrowest column that holds what has been read.
-#[derive(Debug, Clone, PartialEq)]
-enum Flat {
-    Empty,
-    Bools(Vec<bool>),
-    Ints(Vec<i64>),
-    Wide(Vec<u64>),
-    Floats(Vec<f64>),
-    Strings(Vec<String>),
-}
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+    use serde_json::json;
 
-impl Flat {
-    /// The values as the model's type; a number that does not fit is an error and not another number.
-    fn into_data(self, data_type: DataType, takes_images: bool) -> Result<Data, String> {
-        macro_rules! integers {
-            ($type:ty) => {{
-                let outside = || format!("a value does not fit into {}", data_type.name());
-                let values: Vec<$type> = match self {
-                    Self::Empty => Vec::new(),
-                    Self::Ints(values) => values
-                        .into_iter()
-                        .map(|value| <$type>::try_from(value))
-                        .collect::<Result<_, _>>()
-                        .map_err(|_| outside())?,
-                    Self::Wide(values) => values
-                        .into_iter()
-                        .map(|value| <$type>::try_from(value))
-                        .collect::<Result<_, _>>()
-                        .map_err(|_| outside())?,
-                    _ => return Err(format!("its data must be whole numbers for {}", data_type.name())),
-                };
-                little_endian(&values, <$type>::to_le_bytes)
-            }};
-        }
-        Ok(match data_type {
-            DataType::Uint8 => integers!(u8),
-            DataType::Uint16 => integers!(u16),
-            DataType::Uint32 => integers!(u32),
-            DataType::Uint64 => integers!(u64),
-            DataType::Int8 => integers!(i8),
-            DataType::Int16 => integers!(i16),
-            DataType::Int32 => integers!(i32),
-            DataType::Int64 => integers!(i64),
-            #[expect(clippy::cast_possible_truncation, reason = "JSON's numbers are doubles; FP32 takes the nearest")]
-            DataType::Fp32 => little_endian(&self.into_floats(data_type)?, |value| (value as f32).to_le_bytes()),
-            DataType::Fp64 => little_endian(&self.into_floats(data_type)?, f64::to_le_bytes),
-            DataType::Fp16 => return Err("FP16 has no form in JSON; send it with 'binary_data_size'".to_owned()),
-            DataType::Bool => match self {
-                Self::Empty => Data::Fixed(Bytes::new()),
-                Self::Bools(values) => little_endian(&values, |value| [u8::from(value)]),
-                Self::Ints(values) if values.iter().all(|value| matches!(value, 0 | 1)) => {
-                    little_endian(&values, |value| [u8::from(value == 1)])
-                }
-                _ => return Err("its data must be true and false for BOOL".to_owned()),
-            },
-            DataType::Bytes => match self {
-                Self::Empty => Data::Strings(Vec::new()),
-                Self::Strings(strings) => Data::Strings(
-                    strings
-                        .into_iter()
-                        .map(|text| if takes_images { decode_base64(&text) } else { Ok(Bytes::from(text)) })
-                        .collect::<Result<_, _>>()?,
-                ),
-                _ => return Err("its data must be strings for BYTES".to_owned()),
-            },
-        })
+    use super::*;
+
+    fn binary(datatype: &str, shape: &[usize], size: usize, blob: &[u8]) -> Result<InferRequest, String> {
+        let input =
+            json!({"name": "x", "datatype": datatype, "shape": shape, "parameters": {"binary_data_size": size}});
+        let header = json!({"inputs": [input]}).to_string();
+        let body = Bytes::from([header.as_bytes(), blob].concat());
+        parse(&body, Some(header.len()), false).map_err(|error| error.message)
     }
 
-    #[expect(clippy::cast_precision_loss, reason = "JSON's numbers are doubles")]
-    fn into_floats(self, data_type: DataType) -> Result<Vec<f64>, String> {
-        match self {
-            Self::Empty => Ok(Vec::new()),
-            Self::Floats(values) => Ok(values),
-            Self::Ints(values) => Ok(values.into_iter().map(|value| value as f64).collect()),
-            Self::Wide(values) => Ok(values.into_iter().map(|value| value as f64).collect()),
-            Self::Bools(_) | Self::Strings(_) => Err(format!("its data must be numbers for {}", data_type.name())),
+    fn data(request: InferRequest) -> Data {
+        let Payload::Tensors(mut tensors) = request.payload else { panic!("tensors") };
+        tensors.remove(0).tensor.data
+    }
+
+    #[test]
+    fn binary_bytes_are_lengths_and_contents() {
+        let strings = data(binary("BYTES", &[2], 11, b"\x03\0\0\0abc\0\0\0\0").unwrap());
+        assert_eq!(strings, Data::Strings(vec![Bytes::from_static(b"abc"), Bytes::new()]));
+        for (shape, blob, part) in [
+            (1, &b"\x03\0\0"[..], "lacks its four bytes of length"),
+            (1, b"\x03\0\0\0ab", "of 3 bytes has only 2 left"),
+            (1, b"\xff\xff\xff\xff", "of 4294967295 bytes has only 0 left"),
+            (2, b"\x01\0\0\0a", "unexpected number of string elements 1, expecting 2"),
+        ] {
+            let error = binary("BYTES", &[shape], blob.len(), blob).unwrap_err();
+            assert!(error.contains(part), "{error:?} should say {part:?}");
         }
     }
 
-    fn push_int<E: de::Error>(&mut self, value: i64) -> Result<(), E> {
-        match self {
-            Self::Empty => *self = Self::Ints(vec![value]),
-            Self::Ints(values) => values.push(value),
-            #[expect(clippy::cast_precision_loss, reason = "JSON's numbers are doubles")]
-            Self::Floats(values) => values.push(value as f64),
-            Self::Wide(values) => match u64::try_from(value) {
-                Ok(value) => values.push(value),
-                Err(_) => return Err(E::custom("data mixes negative numbers and numbers beyond 2^63")),
-            },
-            Self::Bools(_) | Self::Strings(_) => return Err(mixed()),
+    #[test]
+    fn binary_sizes_are_checked_from_both_sides() {
+        assert_eq!(data(binary("INT16", &[2], 4, b"abcd").unwrap()), Data::Fixed(Bytes::from_static(b"abcd")));
+        for (size, blob, part) in [
+            (4, &b"abc"[..], "expecting 1 additional bytes"),
+            (4, b"abcde", "1 bytes are left"),
+            (3, b"abc", "its 2 elements of INT16 are not 3 bytes"),
+        ] {
+            let error = binary("INT16", &[2], size, blob).unwrap_err();
+            assert!(error.contains(part), "{error:?} should say {part:?}");
         }
-        Ok(())
     }
 
-    fn push_wide<E: de::Error>(&mut self, value: u64) -> Result<(), E> {
-        if let Ok(value) = i64::try_from(value) {
-            return self.push_int(value);
+    #[test]
+    fn the_choice_of_outputs_and_the_parameters_are_read() {
+        let body = json!({
+            "id": "a",
+            "parameters": {"binary_data_output": true, "timeout": "250", "custom": 1},
+            "inputs": [{"name": "x", "datatype": "BOOL", "shape": [2], "data": [true, 0]}],
+            "outputs": [{"name": "y", "parameters": {"binary_data": false}}, {"name": "z"}],
+        });
+        // A number among booleans is no boolean.
+        let error = parse(&Bytes::from(body.to_string()), None, false).unwrap_err();
+        assert!(error.message.contains("mixes strings, booleans and numbers"), "{}", error.message);
+        let body = body.to_string().replace("true,0", "true,false");
+        let request = parse(&Bytes::from(body), None, false).unwrap();
+        assert!(request.binary_output);
+        assert_eq!((request.id.as_str(), request.timeout_microseconds), ("a", Some(250)));
+        let output = |name: &str, binary| RequestedOutput { name: name.to_owned(), binary };
+        assert_eq!(request.outputs, [output("y", Some(false)), output("z", None)]);
+        assert_eq!(data(request), Data::Fixed(Bytes::from_static(&[1, 0])));
+    }
+
+    proptest! {
+        /// Whatever a client sends, it gets a payload or an error; nothing it sends can end the server.
+        #[test]
+        fn no_body_panics(
+            json in r#"[{}\[\]",:a-z0-9.-]{0,80}"#,
+            blob in prop::collection::vec(any::<u8>(), 0..40),
+            header_length in prop::option::of(0_usize..140),
+        ) {
+            let body = Bytes::from([json.as_bytes(), &blob].concat());
+            drop(parse(&body, header_length, true));
         }
-        match self {
-            Self::Empty => *self = Self::Wide(vec![value]),
-            Self::Wide(values) => values.push(value),
-            #[expect(clippy::cast_precision_loss, reason = "JSON's numbers are doubles")]
-            Self::Floats(values) => values.push(value as f64),
-            Self::Ints(values) => {
-                let wide: Result<Vec<u64>, _> = values.iter().map(|value| u64::try_from(*value)).collect();
-                let mut wide = wide.map_err(|_| E::custom("data mixes negative numbers and numbers beyond 2^63"))?;
-                wide.push(value);
-                *self = Self::Wide(wide);
-            }
-            Self::Bools(_) | Self::Strings(_) => return Err(mixed()),
+
+        /// The same for requests that are nearly right.
+        #[test]
+        fn no_nearly_right_body_panics(
+            shape in prop::collection::vec(any::<i64>(), 0..4),
+            datatype in prop::sample::select(vec!["FP32", "FP16", "BYTES", "BOOL", "UINT64", "INT8", "X"]),
+            size in any::<u64>(),
+            blob in prop::collection::vec(any::<u8>(), 0..40),
+        ) {
+            let input = json!({"name": "x", "shape": shape, "datatype": datatype, "parameters": {"binary_data_size": size}});
+            let header = json!({"inputs": [input]}).to_string();
+            let body = Bytes::from([header.as_bytes(), &blob].concat());
+            drop(parse(&body, Some(header.len()), true));
         }
-        Ok(())
-    }
-
-    fn push_float<E: de::Error>(&mut self, value: f64) -> Result<(), E> {
-        if !matches!(self, Self::Floats(_)) {
-            let values = std::mem::replace(self, Self::Empty).into_floats(DataType::Fp64).map_err(|_| mixed())?;
-            *self = Self::Floats(values);
-        }
-        if let Self::Floats(values) = self {
-            values.push(value);
-        }
-        Ok(())
-    }
-
-    fn push_bool<E: de::Error>(&mut self, value: bool) -> Result<(), E> {
-        match self {
-            Self::Empty => *self = Self::Bools(vec![value]),
-            Self::Bools(values) => values.push(value),
-            _ => return Err(mixed()),
-        }
-        Ok(())
-    }
-
-    fn push_string<E: de::Error>(&mut self, value: String) -> Result<(), E> {
-        match self {
-            Self::Empty => *self = Self::Strings(vec![value]),
-            Self::Strings(values) => values.push(value),
-            _ => return Err(mixed()),
-        }
-        Ok(())
-    }
-}
-
-fn mixed<E: de::Error>() -> E {
-    E::custom("data mixes strings, booleans and numbers")
-}
-
-/// An image in a JSON string is base64, because its bytes are no text.
-fn decode_base64(text: &str) -> Result<Bytes, String> {
-    let encoded = text.split_once(";base64,").filter(|_| text.starts_with("data:")).map_or(text, |(_, rest)| rest);
-    STANDARD
-        .decode(encoded.trim())
-        .map(Bytes::from)
-        .map_err(|error| format!("an image in JSON must be base64: {error}"))
-}
-
-impl<'de> Deserialize<'de> for Flat {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        let mut flat = Self::Empty;
-        Collect { flat: &mut flat, is_nested: false }.deserialize(deserializer)?;
-        Ok(flat)
-    }
-}
-
-/// Adds every scalar below one place of the JSON to a column.
-struct Collect<'a> {
-    flat: &'a mut Flat,
-    /// A scalar is a value only inside an array.
-    is_nested: bool,
-}
-
-impl<'de> DeserializeSeed<'de> for Collect<'_> {
-    type Value = ();
-
-    fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<(), D::Error> {
-        if self.is_nested { deserializer.deserialize_any(self) } else { deserializer.deserialize_seq(self) }
-    }
-}
-
-impl<'de> Visitor<'de> for Collect<'_> {
-    type Value = ();
-
-    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("an array of numbers, booleans or strings, nested or flat")
-    }
-
-    fn visit_seq<A: SeqAccess<'de>>(self, mut elements: A) -> Result<(), A::Error> {
-        while elements.next_element_seed(Collect { flat: self.flat, is_nested: true })?.is_some() {}
-        Ok(())
-    }
-
-    fn visit_bool<E: de::Error>(self, value: bool) -> Result<(), E> {
-        self.flat.push_bool(value)
-    }
-
-    fn visit_i64<E: de::Error>(self, value: i64) -> Result<(), E> {
-        self.flat.push_int(value)
-    }
-
-    fn visit_u64<E: de::Error>(self, value: u64) -> Result<(), E> {
-        self.flat.push_wide(value)
-    }
-
-    fn visit_f64<E: de::Error>(self, value: f64) -> Result<(), E> {
-        self.flat.push_float(value)
-    }
-
-    fn visit_str<E: de::Error>(self, value: &str) -> Result<(), E> {
-        self.flat.push_string(value.to_owned())
-    }
-
-    fn visit_string<E: de::Error>(self, value: String) -> Result<(), E> {
-        self.flat.push_string(value)
     }
 }

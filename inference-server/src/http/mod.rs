@@ -5,6 +5,7 @@
 pub mod body;
 pub mod connections;
 pub mod error;
+mod flat;
 mod infer_request;
 mod infer_response;
 mod pages;
@@ -26,11 +27,23 @@ use axum::{
     routing::{get, post},
 };
 
-use self::{body::BodyBudget, error::ApiError, infer_request::InferRequest, infer_response::Form, pages::Target};
+use bytes::Bytes;
+use tokio::sync::Semaphore;
+
+use self::{
+    body::{BodyBudget, BodyLimits},
+    error::ApiError,
+    infer_request::InferRequest,
+    infer_response::Form,
+    pages::Target,
+};
 use crate::{
     engine::{DEFAULT_TIMEOUT, Engine, Images},
     metrics::{self, Metrics},
 };
+
+/// JSON beyond this size takes milliseconds to parse.
+const LARGE_JSON: usize = 256 * 1024;
 
 /// A loaded model.
 pub struct Serving {
@@ -48,6 +61,8 @@ pub struct App {
     pub max_body_bytes: usize,
     /// The bytes of all bodies.
     pub budget: Arc<BodyBudget>,
+    /// Places for reading large JSON, which takes several times its size in memory, and a core for a while.
+    pub large_json: Semaphore,
     /// When the process started.
     pub started: SystemTime,
     /// The model's metrics, from when its version is known.
@@ -66,6 +81,7 @@ impl App {
             max_body_bytes,
             // A full body for each of eight clients; smaller ones share.
             budget: BodyBudget::new(max_body_bytes.saturating_mul(8)),
+            large_json: Semaphore::new(2),
             started: SystemTime::now(),
             metrics: OnceLock::new(),
             serving: OnceLock::new(),
@@ -121,7 +137,7 @@ async fn infer(State(app): State<Arc<App>>, _target: Target, request: Request) -
     serving.engine.begin()?;
     let (parts, body) = request.into_parts();
     let kind = BodyKind::of(&parts.headers)?;
-    let body = body::read(&parts.headers, body, &app.budget, app.max_body_bytes).await?;
+    let body = body::read(&parts.headers, body, &app.budget, BodyLimits::new(app.max_body_bytes)).await?;
     let arrived = Instant::now();
     let takes_images = !matches!(serving.engine.config().images, Images::Refused);
     let request = match kind {
@@ -130,13 +146,32 @@ async fn infer(State(app): State<Arc<App>>, _target: Target, request: Request) -
             let message = format!("the model '{}' has no preprocessing and takes no images", app.model);
             return Err(ApiError::new(StatusCode::UNSUPPORTED_MEDIA_TYPE, message));
         }
-        BodyKind::Tensors { header_length } => infer_request::parse(&body, header_length, takes_images)?,
+        BodyKind::Tensors { header_length } => parse(&app, body, header_length, takes_images).await?,
     };
     let form = Form::new(&request, &app.model, serving.engine.signature())?;
     let InferRequest { payload, timeout_microseconds, .. } = request;
     let timeout = timeout_microseconds.map_or(DEFAULT_TIMEOUT, Duration::from_micros).min(DEFAULT_TIMEOUT);
     let answer = serving.engine.infer(payload, arrived, timeout).await?;
     Ok(form.respond(&answer, &app.model, &serving.version))
+}
+
+/// Parses a body: a small one here, a large JSON on a thread of its own, so that health probes are answered meanwhile.
+async fn parse(
+    app: &App,
+    body: Bytes,
+    header_length: Option<usize>,
+    takes_images: bool,
+) -> Result<InferRequest, ApiError> {
+    if header_length.unwrap_or(body.len()) <= LARGE_JSON {
+        return infer_request::parse(&body, header_length, takes_images);
+    }
+    let failed = |error: &dyn std::fmt::Display| {
+        ApiError::new(StatusCode::INTERNAL_SERVER_ERROR, format!("the request could not be read: {error}"))
+    };
+    let _place = app.large_json.acquire().await.map_err(|error| failed(&error))?;
+    tokio::task::spawn_blocking(move || infer_request::parse(&body, header_length, takes_images))
+        .await
+        .map_err(|error| failed(&error))?
 }
 
 /// What a body is, by its headers.
