@@ -177,6 +177,22 @@ mod tests {
         assert!(!measured.tainted);
     }
 
+    #[test]
+    fn two_seconds_of_our_server_with_the_timer_device() {
+        let page = |text: &str| parse(text.as_bytes()).unwrap();
+        let before = scraped(0.0, page(include_str!("testdata/flotilla-under-load.txt")));
+        let after = scraped(2.0, page(include_str!("testdata/flotilla-under-load-2s-later.txt")));
+        let measured = measure(&before, &after, false).unwrap();
+        // About 120 images a second were sent, at 5 ms each and 10 ms for each execution.
+        assert!((measured.arrivals_per_second - 120.0).abs() < 15.0, "{measured:?}");
+        assert!(!measured.tainted && measured.queue_time.is_some_and(|queue| queue.p95 > Some(queue.mean)));
+        let executions: f64 = measured.batches.iter().map(|batch| batch.executions).sum();
+        let expected: f64 = measured.batches.iter().map(|batch| batch.executions * (0.005 * batch.size + 0.010)).sum();
+        let seconds: f64 = measured.batches.iter().map(|batch| batch.seconds).sum();
+        assert!(seconds >= expected && seconds < expected + 0.005 * executions, "{seconds} s, {expected} s expected");
+        assert!(measured.device_busy.is_some_and(|busy| near(busy, seconds / 2.0)));
+    }
+
     /// Our server's page, some images later.
     fn ours(images: f64) -> Snapshot {
         let mut page = parse(include_str!("testdata/flotilla.txt").as_bytes()).unwrap();
