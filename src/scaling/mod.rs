@@ -49,7 +49,7 @@ pub use decision::{Decision, Inputs, Reason};
 pub use observation::{
     BatchDelta, Measurement, MissingReason, Monotonic, Observation, QueueTime, Replica, ReplicaSample, Starting,
 };
-pub use policy::{Policy, PolicyError, PolicySettings};
+pub use policy::{Policy, PolicyError, PolicySettings, fresh_for};
 pub use state::State;
 
 use capacity::Capacity;

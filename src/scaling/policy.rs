@@ -49,6 +49,11 @@ pub enum PolicyError {
     },
 }
 
+/// How old a measurement may be and still speak for its replica: one scrape may fail, two in a row may not.
+pub fn fresh_for(scrape_interval: Duration) -> Duration {
+    scrape_interval * 5 / 2 + Duration::from_secs(1)
+}
+
 impl Policy {
     /// Checks the numbers against each other.
     ///
@@ -80,11 +85,6 @@ impl Policy {
     /// The nearest number of replicas within the user's bounds.
     pub fn clamp(&self, replicas: u32) -> u32 {
         replicas.clamp(self.0.min_replicas, self.0.max_replicas)
-    }
-
-    /// How old a measurement may be and still speak for its replica: one scrape may fail, two in a row may not.
-    pub fn fresh_for(&self) -> Duration {
-        self.0.scrape_interval * 5 / 2 + Duration::from_secs(1)
     }
 
     /// The p90 of measured starts, or the fallback while there are none.

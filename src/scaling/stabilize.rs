@@ -18,8 +18,10 @@ pub(super) struct Window {
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub(super) struct LastIncrease {
     pub(super) at: Monotonic,
-    pub(super) from: u32,
     pub(super) to: u32,
+    /// When the growth began that this increase is a part of, and from how many replicas.
+    pub(super) growth_since: Monotonic,
+    pub(super) growth_from: u32,
 }
 
 /// Orders may double, or grow by this many, in [`GROWTH_PERIOD`].
@@ -53,20 +55,24 @@ impl Window {
 impl LastIncrease {
     /// The most that may be ordered now.
     pub(super) fn limit(last: Option<Self>, current: u32, now: Monotonic) -> u32 {
-        let base = match last {
-            Some(last) if now.since(last.at) < GROWTH_PERIOD => last.from.min(current),
-            _ => current,
-        };
-        base.saturating_mul(2).max(base.saturating_add(GROWTH_STEP))
+        let (_, from) = Self::growth(last, current, now);
+        from.saturating_mul(2).max(from.saturating_add(GROWTH_STEP))
     }
 
     /// Notes an order; repeating one that is not carried out yet is the same order.
     pub(super) fn note(last: Option<Self>, current: u32, to: u32, now: Monotonic) -> Self {
+        let (growth_since, growth_from) = Self::growth(last, current, now);
+        let repeated = last.filter(|last| last.to == to && now.since(last.at) < GROWTH_PERIOD);
+        Self { at: repeated.map_or(now, |last| last.at), to, growth_since, growth_from }
+    }
+
+    /// The growth that an order of now belongs to: the one under way, or a new one.
+    fn growth(last: Option<Self>, current: u32, now: Monotonic) -> (Monotonic, u32) {
         match last {
-            Some(last) if last.to == to && now.since(last.at) < GROWTH_PERIOD => last,
-            // A second order within the period counts from where the first one started.
-            Some(last) if now.since(last.at) < GROWTH_PERIOD => Self { at: last.at, from: last.from.min(current), to },
-            _ => Self { at: now, from: current, to },
+            Some(last) if now.since(last.growth_since) < GROWTH_PERIOD => {
+                (last.growth_since, last.growth_from.min(current))
+            }
+            _ => (now, current),
         }
     }
 }
@@ -122,9 +128,18 @@ mod tests {
 
     #[test]
     fn orders_double_or_grow_by_four_in_fifteen_seconds() {
-        let first = LastIncrease { at: at(100), from: 1, to: 5 };
+        let first = LastIncrease::note(None, 1, 5, at(100));
         assert_eq!(LastIncrease::limit(None, 1, at(100)), 5);
         assert_eq!(LastIncrease::limit(Some(first), 5, at(102)), 5);
         assert_eq!(LastIncrease::limit(Some(first), 5, at(115)), 10);
+    }
+
+    #[test]
+    fn a_second_order_counts_for_the_lockout_but_not_for_a_new_growth() {
+        let first = LastIncrease::note(None, 1, 2, at(100));
+        let second = LastIncrease::note(Some(first), 2, 5, at(104));
+        assert_eq!((second.at, LastIncrease::limit(Some(second), 5, at(106))), (at(104), 5));
+        let repeated = LastIncrease::note(Some(second), 2, 5, at(106));
+        assert_eq!(repeated.at, at(104));
     }
 }

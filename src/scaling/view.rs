@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use super::decision::Reason;
 use super::observation::{Measurement, MissingReason, Monotonic, Observation, QueueTime, ReplicaSample};
-use super::policy::{Policy, PolicySettings};
+use super::policy::{Policy, PolicySettings, fresh_for};
 use super::whole;
 
 /// Restarts after which a starting replica is no longer expected to come.
@@ -68,7 +68,9 @@ impl<'a> View<'a> {
         for replica in &observation.ready {
             match &replica.sample {
                 ReplicaSample::Measured(measurement) if !measurement.is_plausible() => view.missing += 1,
-                ReplicaSample::Measured(measurement) if now.since(measurement.taken) > policy.fresh_for() => {
+                ReplicaSample::Measured(measurement)
+                    if now.since(measurement.taken) > fresh_for(policy.settings().scrape_interval) =>
+                {
                     view.missing += 1;
                     view.any_stale = true;
                 }

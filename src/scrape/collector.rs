@@ -20,7 +20,7 @@ use super::metrics::ScrapeMetrics;
 use super::parse::{ParseError, parse};
 use super::snapshot::{ServerInfo, Snapshot};
 use super::store::{ServiceKey, Store, Target};
-use crate::scaling::{MissingReason, Monotonic, ReplicaSample};
+use crate::scaling::{MissingReason, Monotonic, ReplicaSample, fresh_for};
 
 /// How the collector works.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -111,7 +111,7 @@ impl Collector {
 
     /// The newest sample of every target of a service, by pod name.
     pub fn samples(&self, key: &ServiceKey, now: Monotonic) -> Vec<(String, ReplicaSample)> {
-        let fresh_for = self.inner.fresh_for();
+        let fresh_for = fresh_for(self.inner.settings.interval);
         let store = self.inner.lock();
         let pods = store.services.get(key).into_iter().flat_map(|service| service.pods.values());
         pods.map(|pod| (pod.target.pod.clone(), pod.sample(now, fresh_for))).collect()
@@ -172,11 +172,6 @@ impl Inner {
     fn lock(&self) -> MutexGuard<'_, Store> {
         // The store is whole between any two lines that could panic.
         self.store.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    /// One scrape may fail without the pod counting as unknown.
-    fn fresh_for(&self) -> Duration {
-        self.settings.interval * 5 / 2 + Duration::from_secs(1)
     }
 
     /// The pods that no task scrapes yet; they count as taken from here on.
