@@ -2,6 +2,9 @@
 //!
 //! Imports flow one way: `api <- service <- scaling, placement <- resources <- controller`.
 
+// Helpers of tests take `json!` literals by value.
+#![cfg_attr(test, allow(clippy::needless_pass_by_value))]
+
 pub mod api;
 pub mod controller;
 pub mod operator;

@@ -102,7 +102,9 @@ fn ready(found: &Findings, obstacle: Option<&Stop>) -> Finding {
         Some(stop) if found.stop.is_some() || ready < needed || stop.permanent || found.observed.is_rolling() => {
             Finding::new("False", stop.reason.as_str(), stop.message.as_str())
         }
-        _ if ready < needed => Finding::new("False", "Starting", format!("fewer than {needed} replicas answer")),
+        _ if ready < needed => {
+            Finding::new("False", "Starting", format!("{ready} of the {needed} replicas that are needed answer"))
+        }
         _ if found.observed.is_rolling() => Finding::new("True", "Updating", "answers; replicas are being replaced"),
         _ => Finding::new("True", "Serving", "answers"),
     }

@@ -58,6 +58,11 @@ impl Error {
         }
     }
 
+    /// Somebody else wrote at the same moment; the next try reads what they wrote.
+    pub fn is_conflict(&self) -> bool {
+        matches!(self, Self::Api { source, .. } if is_conflict(source))
+    }
+
     /// The condition's reason.
     pub fn reason(&self) -> &'static str {
         match self {

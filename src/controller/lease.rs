@@ -211,7 +211,7 @@ mod tests {
             "5 s left are not more than 5 s"
         );
         assert!(
-            !fence.permits(Duration::from_secs(5), now + Duration::from_secs(3600)),
+            !fence.permits(Duration::from_secs(5), now + Duration::from_hours(1)),
             "a paused leader wakes up fenced"
         );
         fence.set(None);

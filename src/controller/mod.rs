@@ -4,6 +4,7 @@ pub mod apply;
 pub mod compare;
 pub mod conditions;
 pub mod context;
+pub mod converge;
 pub mod error;
 pub mod index;
 pub mod lease;

@@ -107,7 +107,8 @@ fn failure(pod: &Pod, status: &PodStatus, unschedulable: bool) -> Option<PodFail
         return Some(PodFailure { pod: name, reason: "Unschedulable".to_owned(), message });
     }
     let containers = status.init_container_statuses.iter().flatten().chain(status.container_statuses.iter().flatten());
-    let (reason, message) = containers.filter_map(container_failure).next()?;
+    let mut containers = containers;
+    let (reason, message) = containers.find_map(container_failure)?;
     Some(PodFailure { pod: name, reason, message })
 }
 

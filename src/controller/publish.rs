@@ -68,7 +68,7 @@ fn news(previous: &InferenceServiceStatus, status: &InferenceServiceStatus) -> V
         |status: &InferenceServiceStatus| status.scaling.as_ref().and_then(|scaling| scaling.history.first().cloned());
     if let Some(change) = latest(status).filter(|change| latest(previous).as_ref() != Some(change)) {
         let note = format!("Scaled from {} to {} replicas: {}", change.from, change.to, change.reason);
-        events.push(event(EventType::Normal, "Scaled", "Scale", note));
+        events.push(event(EventType::Normal, "Scaled", "Scale", &note));
     }
     for kind in [READY, SCALING_ACTIVE] {
         let find = |status: &InferenceServiceStatus| {
@@ -81,15 +81,15 @@ fn news(previous: &InferenceServiceStatus, status: &InferenceServiceStatus) -> V
             continue;
         }
         if after.status == "False" {
-            events.push(event(EventType::Warning, &after.reason, "Reconcile", after.message.clone()));
+            events.push(event(EventType::Warning, &after.reason, "Reconcile", &after.message));
         } else if before.is_some_and(|before| before.status == "False") {
-            events.push(event(EventType::Normal, &after.reason, "Reconcile", after.message.clone()));
+            events.push(event(EventType::Normal, &after.reason, "Reconcile", &after.message));
         }
     }
     events
 }
 
-fn event(type_: EventType, reason: &str, action: &str, note: String) -> Event {
+fn event(type_: EventType, reason: &str, action: &str, note: &str) -> Event {
     // events.k8s.io takes notes of up to 1,024 bytes.
     let note: String = note.chars().take(500).collect();
     Event { type_, reason: reason.to_owned(), note: Some(note), action: action.to_owned(), secondary: None }

@@ -72,7 +72,7 @@ fn may_stop_one(input: &RolloutInput) -> bool {
 }
 
 /// The first pod that was scheduled longer than `deadline` ago and still does not answer, with the time since then.
-pub fn overdue<'a>(pods: &'a [PodView], deadline: Duration, now: Timestamp) -> Option<(&'a PodView, Duration)> {
+pub fn overdue(pods: &[PodView], deadline: Duration, now: Timestamp) -> Option<(&PodView, Duration)> {
     pods.iter().filter(|pod| !pod.gone && pod.ready.is_none()).find_map(|pod| {
         let waited = Duration::try_from(now.duration_since(pod.scheduled?)).ok()?;
         (waited > deadline).then_some((pod, waited))
@@ -164,7 +164,7 @@ mod tests {
             created: Some("2026-01-01T00:00:00Z".parse().unwrap()),
             ..PodView::new(&k8s_openapi::api::core::v1::Pod::default())
         };
-        let limit = Duration::from_secs(600);
+        let limit = Duration::from_mins(10);
         assert!(overdue(&[pod(None, None)], limit, now).is_none(), "an hour of waiting for a GPU does not count");
         assert!(overdue(&[pod(Some("2026-01-01T00:55:00Z"), None)], limit, now).is_none());
         assert!(overdue(&[pod(Some("2026-01-01T00:45:00Z"), None)], limit, now).is_some());

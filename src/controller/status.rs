@@ -255,7 +255,7 @@ fn rounded(value: f64) -> Quantity {
     if value >= 100.0 {
         Quantity(format!("{value:.0}"))
     } else {
-        Quantity(format!("{:.1}", value).trim_end_matches(".0").to_owned())
+        Quantity(format!("{value:.1}").trim_end_matches(".0").to_owned())
     }
 }
 

@@ -143,9 +143,10 @@ fn is_eligible(node: &NodeGpus, request: &GpuRequest) -> bool {
 
 fn wanted_product(node: &NodeGpus, request: &GpuRequest) -> bool {
     request.products.is_empty()
-        || node.product.as_ref().is_some_and(|product| {
-            product.sharing != Sharing::Mig && request.products.iter().any(|wanted| *wanted == product.name)
-        })
+        || node
+            .product
+            .as_ref()
+            .is_some_and(|product| product.sharing != Sharing::Mig && request.products.contains(&product.name))
 }
 
 fn verdict(snapshot: &Snapshot, eligible: &[&NodeGpus], request: &GpuRequest) -> Verdict {

@@ -1,0 +1,218 @@
+//! The writing part of a visit: build -> apply -> scale -> prune.
+
+use std::sync::PoisonError;
+use std::time::{Duration, Instant};
+
+use k8s_openapi::api::apps::v1::Deployment;
+use k8s_openapi::api::core::v1::ConfigMap;
+use kube::core::{ApiResource, DynamicObject};
+use serde_json::Value;
+
+use super::apply::{self, Wanted};
+use super::context::Context;
+use super::error::Error;
+use super::observe::Observed;
+use super::rollout::{self, RolloutInput, RolloutPlan};
+use super::scale;
+use crate::api::labels;
+use crate::placement::Placement;
+use crate::resources::{self, Resources, RolloutShape, digest};
+use crate::scaling::Decision;
+use crate::service::ValidatedService;
+
+/// An object that the API server changes back after an apply is applied again only after this time.
+const UNSETTLED_RETRY: Duration = Duration::from_mins(5);
+
+/// The part of a visit that writes.
+pub struct Work<'a> {
+    /// What every reconcile shares.
+    pub ctx: &'a Context,
+    /// The service.
+    pub service: &'a ValidatedService,
+    /// What the caches know; the Deployment in it is kept up to date.
+    pub observed: Observed,
+    /// Where the replicas go.
+    pub placement: Placement,
+    /// What the law says; `None` in mode External.
+    pub decision: Option<Decision>,
+}
+
+/// How the writing part ended.
+pub struct Converged {
+    /// How the template is replaced.
+    pub plan: RolloutPlan,
+    /// Replicas before they were changed, if they were.
+    pub scaled_from: Option<u32>,
+    /// The API server dropped the model's image volume from the pod template.
+    pub image_volume_dropped: bool,
+}
+
+impl Work<'_> {
+    /// Replicas that are wanted now.
+    pub fn desired(&self) -> u32 {
+        self.decision.as_ref().map_or(self.service.scaling.external_replicas, |decision| decision.replicas)
+    }
+
+    /// Applies what differs, writes replicas where they differ, removes what is wanted no longer.
+    ///
+    /// # Errors
+    /// The first write that failed; the next visit goes on from there.
+    pub async fn converge(&mut self) -> Result<Converged, Error> {
+        let plan = self.plan();
+        let (RolloutPlan::Proceed(shape) | RolloutPlan::Waiting(shape)) = plan else {
+            // The old template stays; everything that it does not concern is kept up.
+            let resources = self.build(RolloutShape::SURGE)?;
+            self.apply_parts(&resources).await?;
+            let scaled_from = self.scale().await?;
+            return Ok(Converged { plan, scaled_from, image_volume_dropped: false });
+        };
+        // A Deployment starts paused, and runs once its replicas were written: no pod starts that nobody ordered.
+        let waits_for_order = self.observed.deployment.as_ref().is_none_or(is_paused) && self.observed.rival.is_none();
+        let resources = self.build(shape.with_paused(waits_for_order))?;
+        self.apply_parts(&resources).await?;
+        let wanted = Wanted::new(&resources.deployment)?;
+        if self.image_volume_dropped(&wanted) {
+            return Ok(Converged { plan, scaled_from: None, image_volume_dropped: true });
+        }
+        self.observed.deployment = Some(self.apply_one(&wanted).await?);
+        let image_volume_dropped = self.image_volume_dropped(&wanted);
+        let scaled_from = self.scale().await?;
+        if waits_for_order {
+            let resources = self.build(shape)?;
+            self.observed.deployment = Some(self.apply_one(&Wanted::new(&resources.deployment)?).await?);
+        }
+        self.prune(&resources).await?;
+        Ok(Converged { plan, scaled_from, image_volume_dropped })
+    }
+
+    fn plan(&self) -> RolloutPlan {
+        let wanted = self.build(RolloutShape::SURGE).ok().and_then(|resources| template_digest(&resources));
+        rollout::plan(&RolloutInput {
+            strategy: self.service.rollout.strategy,
+            live: self.observed.live_shape(),
+            template_changed: wanted.as_deref() != self.observed.live_template(),
+            rolling: self.observed.is_rolling(),
+            free_replicas: self.placement.free_replicas,
+            replicas: self.observed.deployment.as_ref().map_or(0, scale::ordered),
+            ready: u32::try_from(self.observed.ready().count()).unwrap_or(u32::MAX),
+            surge_unschedulable: self.observed.present().any(|pod| pod.unschedulable),
+        })
+    }
+
+    fn build(&self, shape: RolloutShape) -> Result<Resources, Error> {
+        resources::build(self.service, shape, &self.ctx.environment).map_err(Error::Build)
+    }
+
+    /// Everything but the Deployment, in an order in which nothing refers to what is not there yet.
+    async fn apply_parts(&self, resources: &Resources) -> Result<(), Error> {
+        let Resources { deployment: _, service, service_account, config_map, pod_disruption_budget, network_policy } =
+            resources;
+        self.apply_one(&Wanted::new(config_map)?).await?;
+        self.apply_one(&Wanted::new(service_account)?).await?;
+        self.apply_one(&Wanted::new(network_policy)?).await?;
+        self.apply_one(&Wanted::new(service)?).await?;
+        self.apply_one(&Wanted::new(pod_disruption_budget)?).await?;
+        Ok(())
+    }
+
+    /// Applies one object, unless the API server changed the same back a moment ago: a webhook that insists is not fought.
+    async fn apply_one(&self, wanted: &Wanted) -> Result<DynamicObject, Error> {
+        let digest = digest::of(&wanted.object);
+        let mut unsettled = self.ctx.unsettled.lock().unwrap_or_else(PoisonError::into_inner).get(&wanted.key).cloned();
+        unsettled = unsettled.filter(|(applied, at)| *applied == digest && at.elapsed() < UNSETTLED_RETRY);
+        if unsettled.is_some()
+            && let Some(live) = self.ctx.owned.get(&wanted.key)
+        {
+            return Ok((*live).clone());
+        }
+        let (live, written) = apply::apply(self.ctx, self.service, wanted).await?;
+        if written && !apply::is_settled(&live, wanted)? {
+            tracing::warn!(
+                kind = wanted.key.kind,
+                name = wanted.key.name,
+                "something changes this object back after every apply"
+            );
+            let mut unsettled = self.ctx.unsettled.lock().unwrap_or_else(PoisonError::into_inner);
+            unsettled.retain(|_, (_, at)| at.elapsed() < UNSETTLED_RETRY);
+            unsettled.insert(wanted.key.clone(), (digest, Instant::now()));
+        }
+        Ok(live)
+    }
+
+    /// Kubernetes before 1.35 may drop the image source of a volume without a word; applying again would not help.
+    fn image_volume_dropped(&self, wanted: &Wanted) -> bool {
+        let Some(live) = &self.observed.deployment else { return false };
+        let same_template = live
+            .metadata
+            .annotations
+            .as_ref()
+            .and_then(|annotations| annotations.get(labels::TEMPLATE_DIGEST))
+            .map(String::as_str)
+            == wanted.object["metadata"]["annotations"][labels::TEMPLATE_DIGEST].as_str();
+        let images = |volumes: &Value| {
+            volumes
+                .as_array()
+                .into_iter()
+                .flatten()
+                .filter(|volume| volume.get("image").is_some_and(Value::is_object))
+                .count()
+        };
+        let path = "/spec/template/spec/volumes";
+        let wanted = wanted.object.pointer(path).map_or(0, images);
+        same_template && live.data.pointer(path).map_or(0, images) < wanted
+    }
+
+    /// Writes replicas where they differ; always for a new Deployment, so that they are ours.
+    async fn scale(&self) -> Result<Option<u32>, Error> {
+        let Some(deployment) = &self.observed.deployment else { return Ok(None) };
+        if self.observed.rival.is_some() {
+            return Ok(None);
+        }
+        let (ordered, desired, new) = (scale::ordered(deployment), self.desired(), is_paused(deployment));
+        if ordered == desired && !new {
+            return Ok(None);
+        }
+        scale::scale(self.ctx, deployment, desired).await?;
+        if new {
+            return Ok(None);
+        }
+        let reason = self.decision.as_ref().map_or("External", |decision| decision.reason.as_str());
+        tracing::info!(
+            namespace = self.service.namespace,
+            service = self.service.name,
+            from = ordered,
+            to = desired,
+            reason,
+            "scaled"
+        );
+        self.ctx.metrics.scalings.with_label_values(&[reason]).inc();
+        Ok(Some(ordered))
+    }
+
+    /// Deletes settings that no pod uses any more, and the Deployment of a pool that was left once the new one answers.
+    async fn prune(&self, resources: &Resources) -> Result<(), Error> {
+        let current = |object: &DynamicObject, name: Option<&String>| object.metadata.name.as_ref() == name;
+        let used: Vec<&String> = self.observed.pods.iter().filter_map(|pod| pod.settings.as_ref()).collect();
+        let answers = self.observed.ready().any(|pod| pod.pool == self.placement.pool);
+        let kinds = [ApiResource::erase::<ConfigMap>(&()), ApiResource::erase::<Deployment>(&())];
+        apply::prune(self.ctx, self.service, &kinds, |object| {
+            match object.types.as_ref().map(|types| types.kind.as_str()) {
+                Some("ConfigMap") => {
+                    current(object, resources.config_map.metadata.name.as_ref())
+                        || used.iter().any(|name| Some(*name) == object.metadata.name.as_ref())
+                }
+                Some("Deployment") => current(object, resources.deployment.metadata.name.as_ref()) || !answers,
+                _ => true,
+            }
+        })
+        .await
+    }
+}
+
+fn is_paused(deployment: &DynamicObject) -> bool {
+    deployment.data["spec"]["paused"].as_bool().unwrap_or(false)
+}
+
+fn template_digest(resources: &Resources) -> Option<String> {
+    resources.deployment.metadata.annotations.as_ref()?.get(labels::TEMPLATE_DIGEST).cloned()
+}
