@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, VecDeque};
 use std::fmt::Write as _;
 use std::time::Duration;
 
-use super::super::testing::{at, settings, starting};
+use super::super::testing::{at, missing, settings, starting};
 use super::super::{
     BatchDelta, BatchLine, Measurement, MissingReason, Observation, Policy, PolicySettings, QueueTime, Reason, Replica,
     ReplicaSample, State, decide, whole,
@@ -31,6 +31,8 @@ struct Run {
     startup: f64,
     target_milliseconds: u64,
     window: u64,
+    /// Between these times no page can be fetched.
+    blind: (f64, f64),
 }
 
 /// What a run showed.
@@ -197,7 +199,9 @@ impl Plant {
         for server in &mut self.servers {
             if server.ready_at <= now {
                 let (name, class) = (server.name.clone(), "timer".to_owned());
-                observation.ready.push(Replica { name, class, sample: server.scrape(now) });
+                let is_blind = (self.run.blind.0..self.run.blind.1).contains(&now);
+                let sample = if is_blind { missing(at(self.run.blind.0)) } else { server.scrape(now) };
+                observation.ready.push(Replica { name, class, sample });
             } else {
                 observation.starting.push(starting(at(server.created)));
             }
@@ -292,6 +296,7 @@ fn usual() -> Run {
         startup: 5.0,
         target_milliseconds: 20,
         window: 60,
+        blind: (0.0, 0.0),
     }
 }
 
@@ -335,4 +340,25 @@ fn a_step_of_evenly_spaced_load_gets_exactly_what_it_needs() {
         assert!(shown.steady.iter().all(|replicas| *replicas == needed), "{rate}/s:\n{}", shown.table);
         assert_eq!(shown.most, needed, "{rate}/s:\n{}", shown.table);
     }
+}
+
+#[test]
+fn replicas_hold_while_nothing_is_seen_and_a_whole_window_longer() {
+    // The load ends in the dark; what is decided from then on rests on a full window of sight.
+    let blind = (60.0, 120.0);
+    let shown = simulate(Run { to: 90.0, blind, ..usual() });
+    let held = shown.table.lines().filter(|line| line.contains("NoData"));
+    assert!(held.clone().count() >= 29 && held.skip(1).all(|line| line.contains("  3 ->   3")), "{}", shown.table);
+    let seen_again = blind.1 - 90.0;
+    assert!(shown.back_at_minimum >= seen_again + 58.0, "{}", shown.table);
+    assert!(shown.back_at_minimum <= seen_again + 70.0, "{}", shown.table);
+    assert_eq!(shown.most, 3, "{}", shown.table);
+}
+
+#[test]
+fn a_large_step_is_climbed_in_two_orders() {
+    let shown =
+        simulate(Run { rate: 1100.0, connections: 256, connection_age: 5.0, target_milliseconds: 100, ..usual() });
+    assert!(shown.first_increase <= 2.0, "{}", shown.table);
+    assert!(shown.steady.iter().all(|replicas| (7..=8).contains(replicas)), "{}", shown.table);
 }
