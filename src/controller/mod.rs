@@ -16,6 +16,8 @@ pub mod rollout;
 pub mod scale;
 pub mod setup;
 pub mod status;
+#[cfg(test)]
+mod tests;
 pub mod trim;
 pub mod watch;
 

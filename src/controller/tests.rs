@@ -1,0 +1,247 @@
+//! The status as a function of what was found: which condition says what, and that a second look changes nothing.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use jiff::Timestamp;
+use k8s_openapi::api::core::v1::Pod;
+use serde_json::{Value, json};
+
+use super::observe::Observed;
+use super::pods::PodView;
+use super::rollout::RolloutPlan;
+use super::status::{self, Findings, Stop};
+use crate::api::{InferenceServiceStatus, condition};
+use crate::fixtures::validated;
+use crate::placement::{self, Placement, Snapshot};
+use crate::resources::RolloutShape;
+use crate::scaling::{Decision, Inputs, Reason};
+use crate::service::ValidatedService;
+
+/// A service with what a visit could find of it; each test changes what it is about.
+struct World {
+    service: ValidatedService,
+    observed: Observed,
+    placement: Placement,
+    decision: Option<Decision>,
+    desired: u32,
+    scaled_from: Option<u32>,
+    plan: RolloutPlan,
+    image_volume_dropped: bool,
+    metrics_missing: bool,
+    stop: Option<Stop>,
+}
+
+fn pod(name: &str, ready: bool) -> PodView {
+    let pod: Pod = serde_json::from_value(json!({"metadata": {"name": name, "uid": name}, "status": {"podIP": "10.0.0.1",
+        "conditions": [{"type": "Ready", "status": if ready { "True" } else { "False" }, "lastTransitionTime": "2026-01-01T00:00:00Z"}]}}))
+    .unwrap();
+    PodView::new(&pod)
+}
+
+fn decision(replicas: u32, reason: Reason) -> Decision {
+    let inputs = Inputs {
+        queue_time: Some(Duration::from_millis(12)),
+        arrivals_per_second: Some(100.0),
+        capacity_per_replica: Some(48.0),
+        ..Inputs::default()
+    };
+    Decision { replicas, reason, inputs }
+}
+
+fn world(spec: Value) -> World {
+    let service = validated(spec);
+    World {
+        placement: placement::place(&Snapshot::default(), &service),
+        service,
+        observed: Observed {
+            deployment: None,
+            pods: vec![pod("a", true)],
+            snapshot: Arc::new(Snapshot::default()),
+            rival: None,
+        },
+        decision: Some(decision(1, Reason::AtMinimum)),
+        desired: 1,
+        scaled_from: None,
+        plan: RolloutPlan::Proceed(RolloutShape::SURGE),
+        image_volume_dropped: false,
+        metrics_missing: false,
+        stop: None,
+    }
+}
+
+impl World {
+    fn compute(&self, previous: &InferenceServiceStatus, publish: bool, now: &str) -> InferenceServiceStatus {
+        let found = Findings {
+            service: &self.service,
+            observed: &self.observed,
+            placement: &self.placement,
+            decision: self.decision.as_ref(),
+            desired: self.desired,
+            scaled_from: self.scaled_from,
+            plan: self.plan,
+            image_volume_dropped: self.image_volume_dropped,
+            metrics_missing: self.metrics_missing,
+            servers: &[],
+            stop: self.stop.as_ref(),
+        };
+        status::compute(previous, &found, publish, now.parse::<Timestamp>().unwrap())
+    }
+
+    fn first(&self) -> InferenceServiceStatus {
+        self.compute(&InferenceServiceStatus::default(), true, "2026-01-01T00:10:00Z")
+    }
+}
+
+fn says(status: &InferenceServiceStatus, kind: &str) -> (String, String) {
+    let condition = status.conditions.iter().find(|condition| condition.type_ == kind).unwrap();
+    (condition.status.clone(), condition.reason.clone())
+}
+
+fn failing(reason: &str) -> PodView {
+    let failure =
+        crate::api::status::PodFailure { pod: "b".into(), reason: reason.into(), message: "why; what to do".into() };
+    PodView { failure: Some(failure), ..pod("b", false) }
+}
+
+#[test]
+fn every_condition_is_there_from_the_first_visit_on() {
+    for status in [world(json!({})).first(), rejected()] {
+        let mut kinds: Vec<_> = status.conditions.iter().map(|condition| condition.type_.as_str()).collect();
+        kinds.sort_unstable();
+        let mut all = condition::ALL;
+        all.sort_unstable();
+        assert_eq!(kinds, all);
+    }
+}
+
+fn rejected() -> InferenceServiceStatus {
+    let stop = Stop { reason: "InvalidSpec".into(), message: "spec.x: wrong".into(), permanent: true };
+    status::rejected(&InferenceServiceStatus::default(), 3, &stop, "2026-01-01T00:10:00Z".parse().unwrap())
+}
+
+#[test]
+fn what_can_not_be_acted_on_says_so_and_leaves_the_rest_as_it_was() {
+    let status = rejected();
+    assert_eq!(says(&status, "Ready"), ("False".into(), "InvalidSpec".into()));
+    assert_eq!(says(&status, "Stalled"), ("True".into(), "InvalidSpec".into()));
+    let before = world(json!({})).first();
+    let stop = Stop { reason: "InvalidSpec".into(), message: "spec.x: wrong".into(), permanent: true };
+    let after = status::rejected(&before, 2, &stop, "2026-01-01T00:11:00Z".parse().unwrap());
+    assert_eq!(says(&after, "Available").0, "True", "what runs keeps running");
+}
+
+#[test]
+fn ready_says_what_stands_in_the_way() {
+    let cases: [(&str, fn(&mut World), &str, &str); 9] = [
+        ("one replica answers", |_| {}, "True", "Serving"),
+        ("none answers yet", |world| world.observed.pods = vec![pod("a", false)], "False", "Starting"),
+        (
+            "the only one can't load its model",
+            |world| world.observed.pods = vec![failing("ModelLoadFailed")],
+            "False",
+            "ModelLoadFailed",
+        ),
+        (
+            "one beyond the minimum has no GPU",
+            |world| {
+                world.observed.pods.push(PodView { unschedulable: true, ..failing("Unschedulable") });
+                world.desired = 2;
+            },
+            "True",
+            "Serving",
+        ),
+        ("the update is blocked", |world| world.plan = RolloutPlan::Blocked, "False", "RolloutBlocked"),
+        (
+            "the cluster drops image volumes",
+            |world| world.image_volume_dropped = true,
+            "False",
+            "ImageVolumeUnsupported",
+        ),
+        (
+            "a replica is overdue",
+            |world| {
+                world.observed.pods =
+                    vec![PodView { scheduled: Some("2025-12-31T00:00:00Z".parse().unwrap()), ..pod("a", false) }]
+            },
+            "False",
+            "ProgressDeadlineExceeded",
+        ),
+        (
+            "a stranger has a name",
+            |world| world.stop = Some(Stop { reason: "NameConflict".into(), message: "m".into(), permanent: true }),
+            "False",
+            "NameConflict",
+        ),
+        ("metrics are missing", |world| world.metrics_missing = true, "True", "Serving"),
+    ];
+    for (name, change, status, reason) in cases {
+        let mut world = world(json!({}));
+        change(&mut world);
+        assert_eq!(says(&world.first(), "Ready"), (status.to_owned(), reason.to_owned()), "{name}");
+    }
+}
+
+#[test]
+fn the_other_conditions_say_their_part() {
+    let mut capacity = world(json!({"placement": {"gpu": {"countPerReplica": 1}}}));
+    capacity.observed.pods.push(PodView { unschedulable: true, ..failing("Unschedulable") });
+    assert_eq!(says(&capacity.first(), "Placed"), ("False".into(), "CapacityUnavailable".into()));
+
+    let mut rival = world(json!({}));
+    rival.observed.rival = Some("hpa".into());
+    assert_eq!(says(&rival.first(), "ScalingActive"), ("False".into(), "ScalingConflict".into()));
+
+    let mut blind = world(json!({}));
+    blind.decision = Some(decision(1, Reason::StaleMetrics));
+    assert_eq!(says(&blind.first(), "MetricsAvailable").0, "True", "one missed scrape is no news");
+    blind.metrics_missing = true;
+    assert_eq!(says(&blind.first(), "MetricsAvailable"), ("False".into(), "StaleMetrics".into()));
+
+    let mut external = world(json!({"scaling": {"mode": "External"}}));
+    external.decision = None;
+    assert_eq!(says(&external.first(), "MetricsAvailable"), ("Unknown".into(), "NotUsed".into()));
+    assert_eq!(says(&external.first(), "ScalingActive"), ("True".into(), "External".into()));
+}
+
+#[test]
+fn a_second_look_at_the_same_changes_nothing() {
+    let world = world(json!({}));
+    let first = world.first();
+    for publish in [false, true] {
+        assert_eq!(world.compute(&first, publish, "2026-01-01T09:00:00Z"), first, "publish {publish}");
+    }
+}
+
+#[test]
+fn measured_values_are_published_when_due_and_moved_or_on_a_decision() {
+    let mut world = world(json!({}));
+    let first = world.first();
+    world.decision.as_mut().unwrap().inputs.arrivals_per_second = Some(105.0);
+    assert_eq!(world.compute(&first, true, "2026-01-01T00:11:00Z"), first, "a twentieth is not worth a write");
+    world.decision.as_mut().unwrap().inputs.arrivals_per_second = Some(150.0);
+    assert_eq!(world.compute(&first, false, "2026-01-01T00:11:00Z"), first, "not due");
+    assert_ne!(world.compute(&first, true, "2026-01-01T00:11:00Z"), first);
+    world.decision = Some(decision(3, Reason::DemandAboveCapacity));
+    (world.desired, world.scaled_from) = (3, Some(1));
+    let scaled = world.compute(&first, false, "2026-01-01T00:11:00Z").scaling.unwrap();
+    assert_eq!((scaled.desired_replicas, scaled.reason.as_str(), scaled.history.len()), (3, "DemandAboveCapacity", 1));
+}
+
+#[test]
+fn history_keeps_the_last_ten() {
+    let mut world = world(json!({}));
+    let mut status = world.first();
+    for replicas in 1..=12 {
+        (world.scaled_from, world.desired) = (Some(replicas), replicas + 1);
+        status = world.compute(&status, false, "2026-01-01T00:11:00Z");
+    }
+    let history = status.scaling.unwrap().history;
+    assert_eq!((history.len(), history.first().unwrap().to), (10, 13));
+}
+
+#[test]
+fn columns_are_short() {
+    let summary = world(json!({})).first().summary.unwrap();
+    assert_eq!((summary.replicas.as_str(), summary.queue.as_str(), summary.gpu.as_str()), ("1/1", "12ms/20ms", "-"));
+}
