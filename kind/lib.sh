@@ -11,7 +11,8 @@ CLUSTER=${KIND_CLUSTER_NAME:-flotilla}
 CONTEXT=kind-$CLUSTER
 NODE=$CLUSTER-control-plane
 mkdir -p "$BIN" "$CACHE/images" "$CACHE/locks" "$CACHE/logs"
-export FLOTILLA_CACHE=$CACHE PATH=$BIN:$PATH
+# At the end, the places where Go and Rust are installed by their own makers and which no login shell may have added.
+export FLOTILLA_CACHE=$CACHE PATH=$BIN:$PATH:/usr/local/go/bin:$HOME/.cargo/bin
 # The seconds in messages count from the outermost script, so that a log of nested scripts reads as one clock.
 export FLOTILLA_STARTED=${FLOTILLA_STARTED:-$(date +%s)}
 
@@ -68,7 +69,10 @@ can_apt() { have apt-get && [ "$(id -u)" -eq 0 ]; }
 apt_install() {
   can_apt || die "these packages are missing: $*" "install them, or run as root on Debian or Ubuntu so that this script can"
   export DEBIAN_FRONTEND=noninteractive
-  every 30 "installing $*" -- apt-get install -y -q --no-install-recommends "$@" && return
+  # A fresh machine has no package lists, and an old one's may name versions that are gone.
+  if compgen -G '/var/lib/apt/lists/*Packages*' >/dev/null; then
+    every 30 "installing $*" -- apt-get install -y -q --no-install-recommends "$@" && return
+  fi
   every 30 "refreshing the package lists" -- apt-get update -q || true
   every 30 "installing $*" -- apt-get install -y -q --no-install-recommends "$@" ||
     die "apt-get could not install: $*" "read the lines above; a mirror that can't be reached is the usual cause"
