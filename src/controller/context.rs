@@ -11,7 +11,7 @@ use kube::core::DynamicObject;
 use kube::runtime::events::Recorder;
 
 use super::error::Error;
-use super::index::{Index, ObjectKey};
+use super::index::{Index, ObjectKey, ServiceName};
 use super::lease::Fence;
 use crate::api::InferenceServiceStatus;
 use crate::placement::Snapshot;
@@ -66,6 +66,8 @@ pub struct Context {
 /// What is remembered of a service between visits. All of it can be lost: the law then holds until it has seen a window.
 #[derive(Default)]
 pub struct Memory {
+    /// Which service, for forgetting it when it is gone.
+    pub service: Option<ServiceName>,
     /// The scaling law's state.
     pub scaling: scaling::State,
     /// The status written last, with the resource version that the object had then.

@@ -75,14 +75,17 @@ impl Work<'_> {
             return Ok(Converged { plan, scaled_from: None, image_volume_dropped: true });
         }
         self.observed.deployment = Some(self.apply_one(&wanted).await?);
-        let image_volume_dropped = self.image_volume_dropped(&wanted);
+        if self.image_volume_dropped(&wanted) {
+            // Nothing is ordered: pods without a model could only fail.
+            return Ok(Converged { plan, scaled_from: None, image_volume_dropped: true });
+        }
         let scaled_from = self.scale().await?;
         if waits_for_order {
             let resources = self.build(shape)?;
             self.observed.deployment = Some(self.apply_one(&Wanted::new(&resources.deployment)?).await?);
         }
         self.prune(&resources).await?;
-        Ok(Converged { plan, scaled_from, image_volume_dropped })
+        Ok(Converged { plan, scaled_from, image_volume_dropped: false })
     }
 
     fn plan(&self) -> RolloutPlan {

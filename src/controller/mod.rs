@@ -28,7 +28,7 @@ use std::time::Duration;
 use futures::StreamExt as _;
 use futures::stream::{self, FuturesUnordered};
 use kube::Api;
-use kube::runtime::controller::{Config, Controller};
+use kube::runtime::controller::{self, Config, Controller};
 use kube::runtime::reflector::ObjectRef;
 use kube::runtime::watcher;
 use tokio::sync::mpsc;
@@ -70,14 +70,19 @@ pub async fn run(ctx: Arc<Context>, scopes: Vec<Scope>, concurrency: u16, shutdo
                 Some((ObjectRef::new(&service.name).within(&service.namespace), triggers))
             });
             let controller = Controller::new(api, watcher::Config::default());
-            let (store, metrics) = (controller.store(), ctx.metrics.clone());
+            let (store, shared) = (controller.store(), Arc::clone(&ctx));
             controller
                 .with_config(Config::default().concurrency(concurrency))
                 .reconcile_on(triggers)
                 .graceful_shutdown_on(shutdown.clone().cancelled_owned())
                 .run(reconcile, error_policy, Arc::clone(&ctx))
-                .for_each(move |_| {
-                    metrics.services.set(i64::try_from(store.len()).unwrap_or(i64::MAX));
+                .for_each(move |outcome| {
+                    // Without a finalizer, a deleted service is simply no longer there at its next visit.
+                    if let Err(controller::Error::ObjectNotFound(gone)) = outcome {
+                        let service = ServiceName { namespace: gone.namespace.unwrap_or_default(), name: gone.name };
+                        reconcile::forget(&shared, &service);
+                    }
+                    shared.metrics.services.set(i64::try_from(store.len()).unwrap_or(i64::MAX));
                     ready(())
                 })
         })

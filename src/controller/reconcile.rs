@@ -11,6 +11,7 @@ use kube::runtime::controller::Action;
 use super::context::Context;
 use super::converge::Work;
 use super::error::Error;
+use super::index::ServiceName;
 use super::observe::{self, Measured};
 use super::publish::{previous_status, publish};
 use super::rollout::RolloutPlan;
@@ -73,7 +74,7 @@ async fn visit(object: &Guarded, ctx: &Context) -> Result<Action, Error> {
         }
     };
     if service.metadata.deletion_timestamp.is_some() {
-        forget(ctx, service);
+        forget(ctx, &ServiceName { namespace: service.namespace().unwrap_or_default(), name: service.name_any() });
         return Ok(Action::await_change());
     }
     let previous = previous_status(ctx, service);
@@ -87,6 +88,10 @@ async fn visit(object: &Guarded, ctx: &Context) -> Result<Action, Error> {
         return reject(ctx, service, "InvalidPodTemplate", format!("{field}: {problem}")).await;
     }
 
+    if !ctx.memories().contains_key(&validated.uid) {
+        // One of the same name may have been deleted a moment ago.
+        forget(ctx, &ServiceName { namespace: validated.namespace.clone(), name: validated.name.clone() });
+    }
     let observed = observe::observe(ctx, &validated); // caches only
     let measured = observe::measure(ctx, &validated, &observed); // caches only
     let placement = placement::place(&observed.snapshot, &validated); // pure
@@ -97,6 +102,7 @@ async fn visit(object: &Guarded, ctx: &Context) -> Result<Action, Error> {
     let memory_failures = {
         let mut memories = ctx.memories();
         let memory = memories.entry(validated.uid.clone()).or_default();
+        memory.service = Some(ServiceName { namespace: validated.namespace.clone(), name: validated.name.clone() });
         memory.failures = if outcome.is_ok() { 0 } else { memory.failures.saturating_add(1) };
         memory.failures
     };
@@ -150,13 +156,15 @@ async fn reject(ctx: &Context, service: &InferenceService, reason: &str, message
     Ok(Action::await_change())
 }
 
-fn forget(ctx: &Context, service: &InferenceService) {
-    let uid = service.uid().unwrap_or_default();
-    ctx.memories().remove(&uid);
-    ctx.collector.forget(&ServiceKey {
-        namespace: service.namespace().unwrap_or_default(),
-        name: service.name_any(),
-        uid,
+/// Forgets a service that is gone: its state, and whom to scrape for it.
+pub fn forget(ctx: &Context, service: &ServiceName) {
+    ctx.memories().retain(|uid, memory| {
+        let gone = memory.service.as_ref() == Some(service);
+        if gone {
+            let ServiceName { namespace, name } = service.clone();
+            ctx.collector.forget(&ServiceKey { namespace, name, uid: uid.clone() });
+        }
+        !gone
     });
 }
 

@@ -133,7 +133,8 @@ fn what_can_not_be_acted_on_says_so_and_leaves_the_rest_as_it_was() {
 
 #[test]
 fn ready_says_what_stands_in_the_way() {
-    let cases: [(&str, fn(&mut World), &str, &str); 9] = [
+    type Case = (&'static str, fn(&mut World), &'static str, &'static str);
+    let cases: [Case; 9] = [
         ("one replica answers", |_| {}, "True", "Serving"),
         ("none answers yet", |world| world.observed.pods = vec![pod("a", false)], "False", "Starting"),
         (
@@ -162,7 +163,7 @@ fn ready_says_what_stands_in_the_way() {
             "a replica is overdue",
             |world| {
                 world.observed.pods =
-                    vec![PodView { scheduled: Some("2025-12-31T00:00:00Z".parse().unwrap()), ..pod("a", false) }]
+                    vec![PodView { scheduled: Some("2025-12-31T00:00:00Z".parse().unwrap()), ..pod("a", false) }];
             },
             "False",
             "ProgressDeadlineExceeded",
