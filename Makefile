@@ -31,6 +31,7 @@ unit: ## Unit and property tests, and the server on real ONNX Runtime
 python: ## Models, demo, and the server against the real tritonclient
 	$(call step,models,models/build)
 	$(call step,python tests,"$$FLOTILLA_CACHE/venv/bin/python" -m pytest -q models demo)
+	$(call step,tritonclient,inference-server/tests/tritonclient)
 
 up: ## The local cluster
 	@kind/up
