@@ -2,7 +2,7 @@
 //!
 //! Modules in reading order, which is also the way of a request:
 //!
-//! - [`settings`] and [`failure`]: what the server is told to do, and how it says that it can't.
+//! - [`arguments`], [`settings`] and [`failure`]: what the server is told to do, and how it says that it can't.
 //! - [`tensor`], [`model`]: the data that travels, and what a model wants and gives.
 //! - [`http`]: the wire. It parses, calls the engine and formats; a second protocol would sit beside it.
 //! - [`engine`]: the one way in. It admits or refuses, decodes images, forms batches, runs them and answers.
@@ -13,6 +13,7 @@
 //!
 //! The server knows nothing of Kubernetes.
 
+pub mod arguments;
 pub mod device;
 pub mod engine;
 pub mod failure;

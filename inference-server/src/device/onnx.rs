@@ -26,8 +26,8 @@ use crate::{
     tensor::{Column, Data, DataType, Tensor, little_endian},
 };
 
-/// The environment variable that names the library.
-pub const LIBRARY_VARIABLE: &str = "FLOTILLA_ORT_LIBRARY";
+/// The environment variable that names the library, for messages.
+const LIBRARY_VARIABLE: &str = "FLOTILLA_ORT_LIBRARY";
 
 const MODEL_FIX: &str =
     "check that the file is an ONNX model whose operators ONNX Runtime knows, with its external data beside it";

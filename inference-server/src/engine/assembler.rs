@@ -11,6 +11,7 @@ use crossbeam_channel::{Receiver, Sender, TryRecvError, never, select};
 use super::{
     batch::{Next, Open, Policy},
     pipeline::{Batch, Entry},
+    vitals::{Pulse, Vitals},
 };
 use crate::{image::Preprocessor, model::Signature};
 
@@ -31,6 +32,8 @@ pub(super) struct Assembler {
     pub(super) finished: Receiver<Batch>,
     /// Batches for the device, which takes one at a time.
     pub(super) batches: Sender<Batch>,
+    /// What liveness is told.
+    pub(super) vitals: Arc<Vitals>,
 }
 
 impl Assembler {
@@ -43,6 +46,7 @@ impl Assembler {
     }
 
     fn run(self) {
+        let _pulse = Pulse(&self.vitals);
         let closed = never();
         let mut open = Batch::new(&self.signature, self.policy.max_rows);
         // The second of the two memories: while one runs, the other fills.

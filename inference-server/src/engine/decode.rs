@@ -18,6 +18,7 @@ use tokio::sync::oneshot;
 use super::{
     Answer, InferError,
     pipeline::{Content, Entry},
+    vitals::{Pulse, Vitals},
     waiting::Clock,
 };
 use crate::{
@@ -76,12 +77,14 @@ impl DecodePool {
         preprocessor: &Arc<Preprocessor>,
         entries: &Sender<Entry>,
         metrics: &Arc<Metrics>,
+        vitals: &Arc<Vitals>,
     ) -> std::io::Result<Self> {
         let queue = Arc::new(Queue::default());
         for index in 0..threads {
-            let (queue, preprocessor, entries, metrics) =
-                (Arc::clone(&queue), Arc::clone(preprocessor), entries.clone(), Arc::clone(metrics));
+            let (queue, preprocessor, entries) = (Arc::clone(&queue), Arc::clone(preprocessor), entries.clone());
+            let (metrics, vitals) = (Arc::clone(metrics), Arc::clone(vitals));
             thread::Builder::new().name(format!("decode-{index}")).spawn(move || {
+                let _pulse = Pulse(&vitals);
                 while let Some((job, place, file)) = queue.next() {
                     job.run(place, &file, &preprocessor, &entries, &metrics);
                 }
@@ -193,4 +196,95 @@ impl Job {
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     // Nothing that can panic runs while one of these locks is held.
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{fs, path::PathBuf};
+
+    use crossbeam_channel::{Receiver, bounded};
+
+    use super::*;
+    use crate::{
+        engine::waiting::{Board, Ticket},
+        model::{Signature, TensorSpec},
+        settings::Preset,
+        tensor::DataType,
+    };
+
+    struct Bench {
+        decoders: DecodePool,
+        board: Arc<Board>,
+        entries: Receiver<Entry>,
+    }
+
+    type Reply = oneshot::Receiver<Result<Answer, InferError>>;
+
+    impl Bench {
+        fn new(threads: usize) -> Self {
+            let input = TensorSpec {
+                name: "x".to_owned(),
+                data_type: DataType::Fp32,
+                dims: vec![None, Some(3), Some(32), Some(32)],
+            };
+            let signature = Signature { inputs: vec![input], outputs: vec![], platform: "test" };
+            let preprocessor = Arc::new(Preprocessor::new(Preset::Clip, &signature).unwrap().unwrap());
+            let (sender, entries) = bounded(8);
+            let metrics = Arc::new(Metrics::new("m", "1").unwrap());
+            let decoders = DecodePool::start(threads, 8, &preprocessor, &sender, &metrics, &Arc::default()).unwrap();
+            Self { decoders, board: Arc::new(Board::new(8)), entries }
+        }
+
+        fn submit(&self, files: Vec<Bytes>) -> (Ticket, Reply) {
+            let ticket = self.board.admit(files.len(), Instant::now(), 1).unwrap();
+            let (reply, answer) = oneshot::channel();
+            self.decoders.submit(ticket.clock(), files, reply).unwrap();
+            (ticket, answer)
+        }
+    }
+
+    fn file(name: &str) -> Bytes {
+        let folder = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/images");
+        Bytes::from(fs::read(folder.join(name)).unwrap())
+    }
+
+    fn pixels(entry: Entry) -> Vec<Pixels> {
+        let Content::Pixels(pixels) = entry.content else { panic!("pixels") };
+        pixels
+    }
+
+    #[test]
+    fn images_keep_their_places_whichever_thread_decodes_them() {
+        let pool = Bench::new(4);
+        let names = ["large.png", "small.png", "wide.png", "same.png", "photo.jpg"];
+        let (_ticket, _reply) = pool.submit(names.iter().map(|name| file(name)).collect());
+        let together = pixels(pool.entries.recv().unwrap());
+        for (name, expected) in names.iter().zip(&together) {
+            let (_ticket, _reply) = pool.submit(vec![file(name)]);
+            assert_eq!(&pixels(pool.entries.recv().unwrap())[0], expected, "{name}");
+        }
+    }
+
+    #[test]
+    fn one_bad_image_fails_its_request_and_no_other() {
+        let pool = Bench::new(2);
+        let (_bad, reply) = pool.submit(vec![file("wide.png"), Bytes::from_static(b"no image"), file("wide.png")]);
+        let (_good, _reply) = pool.submit(vec![file("wide.png")]);
+        let Err(InferError::Invalid(message)) = reply.blocking_recv().unwrap() else { panic!("invalid") };
+        assert!(message.starts_with("image 1: "), "{message}");
+        assert_eq!(pixels(pool.entries.recv().unwrap()).len(), 1);
+        assert!(pool.entries.try_recv().is_err(), "the bad request goes no further");
+    }
+
+    #[test]
+    fn an_abandoned_request_is_not_decoded() {
+        let pool = Bench::new(0);
+        let (abandoned, reply) = pool.submit(vec![file("wide.png")]);
+        let (_kept, _reply) = pool.submit(vec![file("high.png")]);
+        drop(abandoned);
+        let (job, place, next) = pool.decoders.queue.next().unwrap();
+        assert_eq!((place, next), (0, file("high.png")));
+        assert!(job.clock.is_waiting());
+        drop(reply);
+    }
 }

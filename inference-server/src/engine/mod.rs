@@ -14,6 +14,7 @@ pub mod batch;
 mod decode;
 mod pipeline;
 pub mod request;
+mod vitals;
 mod waiting;
 mod worker;
 
@@ -34,6 +35,7 @@ use self::{
     decode::DecodePool,
     pipeline::{Batch, Content, Entry},
     request::{NamedTensor, Payload, Work},
+    vitals::Vitals,
     waiting::Board,
     worker::Worker,
 };
@@ -46,7 +48,7 @@ use crate::{
 
 /// How long a request may wait when its client does not say.
 pub const DEFAULT_TIMEOUT: Duration = Duration::from_mins(1);
-/// How long an execution may take before its callers stop waiting for it.
+/// How long an execution may take before its callers stop waiting for it, and liveness takes the device for hung.
 const EXECUTION_TIMEOUT: Duration = Duration::from_mins(2);
 
 /// What images in a request are for this model.
@@ -122,7 +124,7 @@ pub struct Engine {
     entries: Sender<Entry>,
     decoders: Option<DecodePool>,
     metrics: Arc<Metrics>,
-    alive: Arc<AtomicBool>,
+    vitals: Arc<Vitals>,
     draining: AtomicBool,
 }
 
@@ -141,14 +143,14 @@ impl Engine {
         let (entries, ready) = bounded(capacity);
         let (batches, to_run) = bounded::<Batch>(1);
         let (finished, idle) = bounded(2);
-        let alive = Arc::new(AtomicBool::new(true));
+        let vitals = Arc::new(Vitals::default());
         let preprocessor = match &config.images {
             Images::Decoded(preprocessor) => Some(Arc::clone(preprocessor)),
             Images::Refused | Images::Ignored => None,
         };
         let decoders = preprocessor
             .as_ref()
-            .map(|how| DecodePool::start(config.decode_threads, capacity, how, &entries, &metrics))
+            .map(|how| DecodePool::start(config.decode_threads, capacity, how, &entries, &metrics, &vitals))
             .transpose()?;
         Assembler {
             policy: config.policy,
@@ -157,6 +159,7 @@ impl Engine {
             entries: ready,
             finished: idle,
             batches,
+            vitals: Arc::clone(&vitals),
         }
         .start()?;
         Worker {
@@ -166,11 +169,11 @@ impl Engine {
             metrics: Arc::clone(&metrics),
             batches: to_run,
             finished,
-            alive: Arc::clone(&alive),
+            vitals: Arc::clone(&vitals),
         }
         .start()?;
         let draining = AtomicBool::new(false);
-        Ok(Self { config, signature, board, entries, decoders, metrics, alive, draining })
+        Ok(Self { config, signature, board, entries, decoders, metrics, vitals, draining })
     }
 
     /// Answers one request that was read completely at `arrived`. Dropping the future abandons the request.
@@ -259,9 +262,9 @@ impl Engine {
         self.draining.store(true, Ordering::Release);
     }
 
-    /// Whether the device can still run.
+    /// Whether the threads are there and the device does not hang.
     pub fn is_alive(&self) -> bool {
-        self.alive.load(Ordering::Acquire)
+        self.vitals.is_alive(EXECUTION_TIMEOUT)
     }
 
     /// What the model takes and gives.

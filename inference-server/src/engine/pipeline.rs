@@ -168,3 +168,62 @@ impl Batch {
         self.members.iter().map(|member| now.saturating_duration_since(member.ready)).max().unwrap_or_default()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use bytes::Bytes;
+
+    use super::*;
+    use crate::{
+        engine::waiting::{Board, Ticket},
+        model::TensorSpec,
+        tensor::{Data, DataType},
+    };
+
+    fn signature() -> Signature {
+        let input = TensorSpec { name: "x".to_owned(), data_type: DataType::Uint8, dims: vec![None, None] };
+        Signature { inputs: vec![input], outputs: vec![], platform: "test" }
+    }
+
+    fn entry(board: &Arc<Board>, rows: usize, width: usize, byte: u8) -> (Ticket, Entry) {
+        let ticket = board.admit(rows, Instant::now(), 1).unwrap();
+        let data = Data::Fixed(Bytes::from(vec![byte; rows * width]));
+        let tensor = Tensor { data_type: DataType::Uint8, shape: vec![rows, width], data };
+        let (reply, _) = oneshot::channel();
+        let content = Content::Tensors(vec![tensor]);
+        let entry = Entry { clock: ticket.clock(), reply, rows, content, ready: Instant::now() };
+        (ticket, entry)
+    }
+
+    #[test]
+    fn the_rows_of_those_who_left_are_taken_out() {
+        let board = Arc::new(Board::new(8));
+        let mut batch = Batch::new(&signature(), 8);
+        let mut tickets = Vec::new();
+        for (rows, byte) in [(1, 1), (2, 2), (1, 3), (3, 4)] {
+            let (ticket, entry) = entry(&board, rows, 2, byte);
+            assert!(batch.accepts(&entry));
+            batch.push(entry, &signature(), None);
+            tickets.push(Some(ticket));
+        }
+        tickets[1] = None;
+        tickets[3] = None;
+        batch.drop_abandoned();
+        batch.seal(true);
+        assert_eq!(batch.inputs[0], BatchInput { shape: vec![2, 2], column: Column::Uint8(vec![1, 1, 3, 3]) });
+        assert_eq!(batch.members.iter().map(|member| member.rows).collect::<Vec<_>>(), [1, 1]);
+        batch.clear();
+        assert_eq!((batch.rows, batch.inputs[0].column.len()), (0, 0));
+    }
+
+    #[test]
+    fn rows_of_another_shape_need_another_batch() {
+        let board = Arc::new(Board::new(8));
+        let mut batch = Batch::new(&signature(), 8);
+        let (_first, narrow) = entry(&board, 1, 2, 1);
+        let (_second, wide) = entry(&board, 1, 3, 1);
+        assert!(batch.accepts(&wide), "an empty batch takes any shape");
+        batch.push(narrow, &signature(), None);
+        assert!(!batch.accepts(&wide));
+    }
+}

@@ -2,10 +2,7 @@
 
 use std::{
     panic::{AssertUnwindSafe, catch_unwind},
-    sync::{
-        Arc,
-        atomic::{AtomicBool, Ordering},
-    },
+    sync::Arc,
     thread,
     time::{Duration, Instant},
 };
@@ -16,6 +13,7 @@ use super::{
     Answer, InferError,
     pipeline::{Batch, Member},
     request::NamedTensor,
+    vitals::{Pulse, Vitals},
     waiting::Board,
 };
 use crate::{
@@ -39,8 +37,8 @@ pub(super) struct Worker {
     pub(super) batches: Receiver<Batch>,
     /// Where the memory of a batch goes back.
     pub(super) finished: Sender<Batch>,
-    /// False once this thread is gone without having been asked to go.
-    pub(super) alive: Arc<AtomicBool>,
+    /// What liveness is told.
+    pub(super) vitals: Arc<Vitals>,
 }
 
 /// What one request of a batch gets.
@@ -61,9 +59,13 @@ impl Worker {
     }
 
     fn run(mut self) {
+        let vitals = Arc::clone(&self.vitals);
+        let _pulse = Pulse(&vitals);
         while let Ok(mut batch) = self.batches.recv() {
             let started = self.begin(&mut batch);
+            vitals.begin();
             let result = catch_unwind(AssertUnwindSafe(|| self.device.run(&batch.inputs)));
+            vitals.end();
             let rows = batch.rows;
             // The memory goes back first: the next batch can start to fill and be sent while these are answered.
             if self.finished.send(batch).is_err() {
@@ -74,7 +76,7 @@ impl Worker {
                 Ok(Err(error)) => self.refuse(started, &format!("the execution failed: {error}")),
                 Err(_) => {
                     // What a panic leaves behind in the device is unknown, so the server stops being live.
-                    self.alive.store(false, Ordering::Release);
+                    vitals.die();
                     tracing::error!("the device panicked; the server is not live any more");
                     self.refuse(started, "the device panicked");
                     return;

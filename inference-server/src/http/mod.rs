@@ -26,7 +26,6 @@ use axum::{
     response::{IntoResponse as _, Response},
     routing::{get, post},
 };
-
 use bytes::Bytes;
 use tokio::sync::Semaphore;
 
