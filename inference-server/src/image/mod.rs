@@ -69,7 +69,7 @@ impl Preprocessor {
         let [input] = signature.inputs.as_slice() else {
             return Err(no_image_input(&format!("it has {} inputs", signature.inputs.len())));
         };
-        let [_, Some(3), height, width] = *input.dims.as_slice() else {
+        let [None | Some(1), Some(3), height, width] = *input.dims.as_slice() else {
             return Err(no_image_input(&format!("its input '{}' has the shape {:?}", input.name, input.wire_shape())));
         };
         if input.data_type != DataType::Fp32 {
@@ -247,6 +247,7 @@ mod tests {
         for (dims, data_type, part) in [
             (vec![None, Some(10)], DataType::Fp32, "shape [-1, 10]"),
             (vec![None, Some(224), Some(224), Some(3)], DataType::Fp32, "shape [-1, 224, 224, 3]"),
+            (vec![Some(8), Some(3), Some(224), Some(224)], DataType::Fp32, "shape [8, 3, 224, 224]"),
             (vec![None, Some(3), None, None], DataType::Uint8, "is UINT8"),
         ] {
             let failure = Preprocessor::new(Preset::Clip, &signature(&dims, data_type)).unwrap_err();

@@ -36,36 +36,35 @@ pub fn resize_crop(rgb: &[u8], horizontal: Axis, vertical: Axis) -> Vec<u8> {
 
     let mut narrow = Vec::with_capacity((last_row - first_row) * columns.len() * 3);
     for row in rgb.chunks_exact(horizontal.input * 3).skip(first_row).take(last_row - first_row) {
+        let pixels = row.as_chunks::<3>().0;
         for column in &columns {
-            let pixels = row[column.first * 3..].chunks_exact(3);
-            narrow.extend(weigh(
-                pixels.zip(&column.weights).map(|(pixel, weight)| ([pixel[0], pixel[1], pixel[2]], *weight)),
-            ));
+            narrow.extend(weigh(&pixels[column.first..], &column.weights));
         }
     }
 
     let stride = columns.len() * 3;
     let mut result = Vec::with_capacity(rows.len() * stride);
+    let mut sums = vec![0_i32; stride];
     for row in &rows {
-        let start = (row.first - first_row) * stride;
-        let lines: Vec<(&[u8], i32)> =
-            narrow[start..].chunks_exact(stride).zip(&row.weights).map(|(line, weight)| (line, *weight)).collect();
-        for index in 0..stride {
-            let sum = lines
-                .iter()
-                .fold(1 << (PRECISION_BITS - 1), |sum, (line, weight)| sum + i32::from(line[index]) * weight);
-            result.push(clip(sum));
+        sums.fill(1 << (PRECISION_BITS - 1));
+        let lines = narrow[(row.first - first_row) * stride..].chunks_exact(stride);
+        // Line by line and not pixel by pixel: so the compiler can add many values at once.
+        for (line, weight) in lines.zip(&row.weights) {
+            for (sum, value) in sums.iter_mut().zip(line) {
+                *sum += i32::from(*value) * weight;
+            }
         }
+        result.extend(sums.iter().map(|sum| clip(*sum)));
     }
     result
 }
 
 /// The weighted sum of pixels.
-fn weigh(pixels: impl Iterator<Item = ([u8; 3], i32)>) -> [u8; 3] {
+fn weigh(pixels: &[[u8; 3]], weights: &[i32]) -> [u8; 3] {
     let mut sums = [1_i32 << (PRECISION_BITS - 1); 3];
-    for (pixel, weight) in pixels {
+    for (pixel, weight) in pixels.iter().zip(weights) {
         for (sum, value) in sums.iter_mut().zip(pixel) {
-            *sum += i32::from(value) * weight;
+            *sum += i32::from(*value) * weight;
         }
     }
     sums.map(clip)
