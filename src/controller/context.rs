@@ -68,6 +68,10 @@ pub struct Context {
 pub struct Memory {
     /// Which service, for forgetting it when it is gone.
     pub service: Option<ServiceName>,
+    /// Of this generation: the digest of its pod template, or why there can be none.
+    pub template: Option<(i64, Result<String, String>)>,
+    /// What was seen when a visit last found nothing to apply; see `converge`.
+    pub settled: Option<u64>,
     /// The scaling law's state.
     pub scaling: scaling::State,
     /// The status written last, with the resource version that the object had then.

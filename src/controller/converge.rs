@@ -1,5 +1,6 @@
 //! The writing part of a visit: build -> apply -> scale -> prune.
 
+use std::hash::{DefaultHasher, Hash as _, Hasher as _};
 use std::sync::PoisonError;
 use std::time::{Duration, Instant};
 
@@ -9,8 +10,9 @@ use kube::core::{ApiResource, DynamicObject};
 use serde_json::Value;
 
 use super::apply::{self, Wanted};
-use super::context::Context;
+use super::context::{Context, Memory};
 use super::error::Error;
+use super::index::{Indexed as _, ServiceName};
 use super::observe::Observed;
 use super::rollout::{self, RolloutInput, RolloutPlan};
 use super::scale;
@@ -29,6 +31,8 @@ pub struct Work<'a> {
     pub ctx: &'a Context,
     /// The service.
     pub service: &'a ValidatedService,
+    /// The digest of the pod template that is wanted.
+    pub template: String,
     /// What the caches know; the Deployment in it is kept up to date.
     pub observed: Observed,
     /// Where the replicas go.
@@ -59,6 +63,12 @@ impl Work<'_> {
     /// The first write that failed; the next visit goes on from there.
     pub async fn converge(&mut self) -> Result<Converged, Error> {
         let plan = self.plan();
+        let seen = self.fingerprint(plan);
+        if self.memory(|memory| memory.settled == Some(seen)) {
+            // The same objects were compared before and found right; only replicas may have to follow.
+            let scaled_from = self.scale().await?;
+            return Ok(Converged { plan, scaled_from, image_volume_dropped: false });
+        }
         let (RolloutPlan::Proceed(shape) | RolloutPlan::Waiting(shape)) = plan else {
             // The old template stays; everything that it does not concern is kept up.
             let resources = self.build(RolloutShape::SURGE)?;
@@ -85,15 +95,35 @@ impl Work<'_> {
             self.observed.deployment = Some(self.apply_one(&Wanted::new(&resources.deployment)?).await?);
         }
         self.prune(&resources).await?;
+        // Versions change with every write, so an equal fingerprint means that nothing had to be written.
+        let settled = Some(seen).filter(|seen| *seen == self.fingerprint(plan));
+        self.memory(|memory| memory.settled = settled);
         Ok(Converged { plan, scaled_from, image_volume_dropped: false })
     }
 
+    fn memory<T>(&self, look: impl FnOnce(&mut Memory) -> T) -> T {
+        look(self.ctx.memories().entry(self.service.uid.clone()).or_default())
+    }
+
+    /// All that the applying part of a visit depends on: what is wanted, and the versions of what is there.
+    fn fingerprint(&self, plan: RolloutPlan) -> u64 {
+        let mut hasher = DefaultHasher::new();
+        let name = ServiceName { namespace: self.service.namespace.clone(), name: self.service.name.clone() };
+        for object in self.ctx.owned.of_service(&name) {
+            (object.key(), &object.metadata.resource_version).hash(&mut hasher);
+        }
+        for pod in &self.observed.pods {
+            (&pod.settings, &pod.pool, pod.ready.is_some()).hash(&mut hasher);
+        }
+        (self.service.generation, format!("{plan:?}"), self.observed.rival.is_some()).hash(&mut hasher);
+        hasher.finish()
+    }
+
     fn plan(&self) -> RolloutPlan {
-        let wanted = self.build(RolloutShape::SURGE).ok().and_then(|resources| template_digest(&resources));
         rollout::plan(&RolloutInput {
             strategy: self.service.rollout.strategy,
             live: self.observed.live_shape(),
-            template_changed: wanted.as_deref() != self.observed.live_template(),
+            template_changed: Some(self.template.as_str()) != self.observed.live_template(),
             rolling: self.observed.is_rolling(),
             free_replicas: self.placement.free_replicas,
             replicas: self.observed.deployment.as_ref().map_or(0, scale::ordered),
@@ -216,6 +246,7 @@ fn is_paused(deployment: &DynamicObject) -> bool {
     deployment.data["spec"]["paused"].as_bool().unwrap_or(false)
 }
 
-fn template_digest(resources: &Resources) -> Option<String> {
+/// The digest of the pod template in built objects.
+pub fn template_digest(resources: &Resources) -> Option<String> {
     resources.deployment.metadata.annotations.as_ref()?.get(labels::TEMPLATE_DIGEST).cloned()
 }

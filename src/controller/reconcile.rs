@@ -9,7 +9,7 @@ use kube::core::error_boundary::DeserializeGuard;
 use kube::runtime::controller::Action;
 
 use super::context::Context;
-use super::converge::Work;
+use super::converge::{self, Work};
 use super::error::Error;
 use super::index::ServiceName;
 use super::observe::{self, Measured};
@@ -82,21 +82,19 @@ async fn visit(object: &Guarded, ctx: &Context) -> Result<Action, Error> {
         Ok(validated) => validated,
         Err(error) => return reject(ctx, service, "InvalidSpec", error.to_string()).await,
     };
-    if let Err(resources::Error::PodTemplate { field, problem }) =
-        resources::build(&validated, RolloutShape::SURGE, &ctx.environment)
-    {
-        return reject(ctx, service, "InvalidPodTemplate", format!("{field}: {problem}")).await;
-    }
-
     if !ctx.memories().contains_key(&validated.uid) {
         // One of the same name may have been deleted a moment ago.
         forget(ctx, &ServiceName { namespace: validated.namespace.clone(), name: validated.name.clone() });
     }
+    let template = match template(ctx, &validated) {
+        Ok(digest) => digest,
+        Err(problem) => return reject(ctx, service, "InvalidPodTemplate", problem).await,
+    };
     let observed = observe::observe(ctx, &validated); // caches only
     let measured = observe::measure(ctx, &validated, &observed); // caches only
     let placement = placement::place(&observed.snapshot, &validated); // pure
     let decision = decide(ctx, &validated, &measured); // pure
-    let mut work = Work { ctx, service: &validated, observed, placement, decision };
+    let mut work = Work { ctx, service: &validated, template, observed, placement, decision };
 
     let outcome = Box::pin(work.converge()).await; // requests
     let memory_failures = {
@@ -166,6 +164,21 @@ pub fn forget(ctx: &Context, service: &ServiceName) {
         }
         !gone
     });
+}
+
+/// The digest of the service's pod template, built once a generation: a visit comes with every scrape.
+fn template(ctx: &Context, service: &ValidatedService) -> Result<String, String> {
+    let known = ctx.memories().get(&service.uid).and_then(|memory| memory.template.clone());
+    if let Some((generation, template)) = known
+        && generation == service.generation
+    {
+        return template;
+    }
+    let template = resources::build(service, RolloutShape::SURGE, &ctx.environment)
+        .map_err(|error| error.to_string())
+        .map(|resources| converge::template_digest(&resources).unwrap_or_default());
+    ctx.memories().entry(service.uid.clone()).or_default().template = Some((service.generation, template.clone()));
+    template
 }
 
 /// Asks the law, with its state from the last visit.
