@@ -153,8 +153,12 @@ pub fn verdict_text(verdict: &Verdict) -> String {
     }
 }
 
-/// Products that the service's pods run on; those that would do while no pod has a node.
+/// Products that the service's pods run on; those that would do while no pod has a node. None on a Cpu pool, whatever GPU
+/// its nodes have.
 fn products(found: &Findings) -> BTreeSet<String> {
+    if found.service.gpu.is_none() {
+        return BTreeSet::new();
+    }
     let nodes = &found.observed.snapshot.nodes;
     let running: BTreeSet<String> = found
         .observed
@@ -162,7 +166,7 @@ fn products(found: &Findings) -> BTreeSet<String> {
         .filter_map(|pod| nodes.iter().find(|node| Some(&node.name) == pod.node.as_ref())?.product.as_ref())
         .map(|product| product.name.clone())
         .collect();
-    if found.service.gpu.is_none() || !running.is_empty() { running } else { found.placement.products.clone() }
+    if running.is_empty() { found.placement.products.clone() } else { running }
 }
 
 fn scaling(

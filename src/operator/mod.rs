@@ -157,8 +157,10 @@ async fn lead(
         if args.leader_elect { !candidate.hold(&fence, shutdown).await } else { std::future::pending().await }
     };
     let lost = tokio::select! {
-        lost = lost => lost,
+        // In this order: the end of the controller after SIGTERM is what was asked for.
+        biased;
         () = shutdown.cancelled() => false,
+        lost = lost => lost,
         _ = &mut reconciling => return Err("the controller ended by itself; see the log above".into()),
     };
     stop.cancel();

@@ -1,0 +1,88 @@
+//! Mode External: somebody else decides, within the bounds. And somebody who decides past Flotilla is told so.
+
+use std::time::Duration;
+
+use flotilla_e2e::{Look, Outcome, Workspace, ensure, throughout, timer, until, with_namespace};
+use k8s_openapi::api::autoscaling::v2::HorizontalPodAutoscaler;
+use kube::api::{DeleteParams, PostParams};
+use serde_json::json;
+use tokio::process::Command;
+
+const START: Duration = Duration::from_secs(90);
+const ACT: Duration = Duration::from_secs(20);
+
+async fn ordered(workspace: &Workspace, name: &str) -> Outcome<i32> {
+    Ok(workspace.deployment(name, "cpu").await?.spec.and_then(|spec| spec.replicas).unwrap_or(1))
+}
+
+async fn until_ordered(workspace: &Workspace, name: &str, replicas: i32) -> Outcome {
+    until(&format!("{name}: {replicas} replicas are ordered"), ACT, async || {
+        let now = ordered(workspace, name).await?;
+        Ok(if now == replicas { Look::Break(()) } else { Look::Continue(format!("{now}")) })
+    })
+    .await?;
+    Ok(())
+}
+
+#[tokio::test]
+async fn kubectl_scale_works_within_the_bounds() -> Outcome {
+    with_namespace(async |workspace| {
+        let spec = json!({"scaling": {"mode": "External", "minReplicas": 1, "maxReplicas": 3}});
+        workspace.apply(&timer("outside", &spec)).await?;
+        workspace.ready("outside", START).await?;
+        for (asked, expected) in [(2, 2), (9, 3), (0, 1)] {
+            let output = Command::new("kubectl")
+                .args(["--context", &workspace.cluster.context, "-n", &workspace.namespace])
+                .args(["scale", "infsvc", "outside", &format!("--replicas={asked}")])
+                .output()
+                .await?;
+            ensure!(output.status.success(), "kubectl scale: {}", String::from_utf8_lossy(&output.stderr));
+            until_ordered(workspace, "outside", expected).await?;
+        }
+        // The bounds act at once on what was asked for before.
+        workspace.scale("outside", 3).await?;
+        workspace.replicas("outside", 3, START).await?;
+        workspace.patch("outside", &json!({"spec": {"scaling": {"maxReplicas": 2}}})).await?;
+        until_ordered(workspace, "outside", 2).await?;
+        let scale = workspace.services().get_scale("outside").await?;
+        let status = scale.status.unwrap_or_default();
+        ensure!(
+            status.selector.is_some_and(|selector| selector.contains("flotilla.dev/service=outside")),
+            "no selector"
+        );
+        Ok(())
+    })
+    .await
+}
+
+#[tokio::test]
+async fn a_rival_autoscaler_is_told_and_not_fought() -> Outcome {
+    with_namespace(async |workspace| {
+        let spec = json!({"scaling": {"mode": "External", "maxReplicas": 4}});
+        workspace.apply(&timer("rival", &spec)).await?;
+        workspace.ready("rival", START).await?;
+        let autoscaler: HorizontalPodAutoscaler = serde_json::from_value(json!({
+            "metadata": {"name": "theirs"},
+            "spec": {
+                "scaleTargetRef": {"apiVersion": "apps/v1", "kind": "Deployment", "name": "rival-cpu-stable"},
+                "minReplicas": 1, "maxReplicas": 4,
+            },
+        }))?;
+        let autoscalers = workspace.api::<HorizontalPodAutoscaler>();
+        autoscalers.create(&PostParams::default(), &autoscaler).await?;
+        let conflict = Some("ScalingConflict");
+        let limit = Duration::from_secs(40);
+        let (told, _) = workspace.condition("rival", "ScalingActive", "False", conflict, limit).await?;
+        ensure!(told.message.contains("theirs"), "it does not name the autoscaler: {}", told.message);
+        workspace.scale("rival", 3).await?;
+        throughout("nothing is written while another autoscaler does", Duration::from_secs(10), async || {
+            let now = ordered(workspace, "rival").await?;
+            Ok(if now == 1 { Ok(()) } else { Err(format!("{now} replicas are ordered")) })
+        })
+        .await?;
+        autoscalers.delete("theirs", &DeleteParams::default()).await?;
+        workspace.condition("rival", "ScalingActive", "True", None, limit).await?;
+        until_ordered(workspace, "rival", 3).await
+    })
+    .await
+}

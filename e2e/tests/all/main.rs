@@ -1,0 +1,12 @@
+//! All end-to-end tests, as one program: linking takes longer than compiling. `e2e/run` runs it a file at a time.
+
+mod apiserver;
+mod bad_manifests;
+mod examples;
+mod external;
+mod failures;
+mod fields;
+mod lifecycle;
+mod metrics_outage;
+mod resilience;
+mod scaling;

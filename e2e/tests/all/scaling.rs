@@ -1,0 +1,226 @@
+//! Replicas follow the load. The timer device makes the needed number known beforehand.
+
+use std::collections::BTreeMap;
+use std::time::{Duration, Instant};
+
+use flotilla_e2e::load::{Arrivals, Connections, Load, Plan, Target};
+use flotilla_e2e::table::Table;
+use flotilla_e2e::{Look, Outcome, Workspace, ensure, throughout, timer, until, with_namespace};
+use kube::ResourceExt;
+use serde_json::json;
+
+const START: Duration = Duration::from_secs(90);
+/// Images per second of a replica with full batches: 32 in 5 ms * 32 + 10 ms.
+const FULL_SPEED: f64 = 32.0 / 0.170;
+/// The load. Two replicas can't take it and three can with a wait below the target, so three are needed.
+const RATE: f64 = 400.0;
+const NEEDED: i32 = 3;
+/// What a server counts.
+const SUCCESS: &str = "nv_inference_request_success";
+const WINDOW: Duration = Duration::from_secs(30);
+
+/// Replicas that the Deployment orders.
+async fn ordered(workspace: &Workspace, name: &str) -> Outcome<i32> {
+    Ok(workspace.deployment(name, "cpu").await?.spec.and_then(|spec| spec.replicas).unwrap_or(1))
+}
+
+#[tokio::test]
+async fn replicas_follow_a_step_of_load_up_and_down() -> Outcome {
+    let wait = |rate: f64| {
+        // A request waits about half the execution under way, and batches grow until an execution takes 10 / (1 - 5 rate) ms.
+        let per_millisecond = rate / 1000.0;
+        10.0 / (1.0 - 5.0 * per_millisecond) / 2.0
+    };
+    ensure!((RATE / FULL_SPEED).ceil() > 2.0, "two replicas would do for {RATE}/s");
+    ensure!(wait(RATE / f64::from(NEEDED)) < 20.0, "{NEEDED} replicas would not meet the target at {RATE}/s");
+
+    with_namespace(async |workspace| {
+        let scaling = json!({"scaling": {"maxReplicas": 6, "scaleDownStabilizationSeconds": WINDOW.as_secs()}});
+        workspace.apply(&timer("steps", &scaling)).await?;
+        workspace.ready("steps", START).await?;
+        let target = Target::of(workspace, "steps").await?;
+        // Idle first, as a service at night.
+        workspace.replicas("steps", 1, START).await?;
+        throughout("idle, nothing is ordered", Duration::from_secs(5), async || {
+            let replicas = ordered(workspace, "steps").await?;
+            Ok(if replicas == 1 { Ok(()) } else { Err(format!("{replicas} replicas")) })
+        })
+        .await?;
+
+        let plan = Plan {
+            rate: RATE,
+            connections: Connections::AtOnce(3_000),
+            lasting: Duration::from_mins(5),
+            arrivals: Arrivals::Poisson,
+        };
+        let load = Load::start(&target, plan)?;
+        let mut table = Table::new(
+            format!("A step from 0 to {RATE} images/s; one replica takes {FULL_SPEED:.0}/s, so {NEEDED} are needed"),
+            &["event", "after", "limit"],
+        );
+        let limit = Duration::from_secs(10);
+        let (first, decided) = until("the first decision", limit, async || {
+            let replicas = ordered(workspace, "steps").await?;
+            Ok(if replicas > 1 { Look::Break(replicas) } else { Look::Continue("still 1 replica".to_owned()) })
+        })
+        .await?;
+        table.row([format!("first decision: {first} replicas"), seconds(decided), "10.0 s".to_owned()]);
+        until("the needed replicas answer", Duration::from_mins(1), async || {
+            let ready = workspace.services().get("steps").await?.status.unwrap_or_default().ready_replicas;
+            Ok(if ready >= NEEDED { Look::Break(()) } else { Look::Continue(format!("{ready}")) })
+        })
+        .await?;
+        let reached = load.started.elapsed();
+        table.row([format!("{NEEDED} replicas answer"), seconds(reached), "60.0 s".to_owned()]);
+        // The backlog of the first seconds may cost one more for a time; from then on the number is the needed one.
+        let mut most = NEEDED;
+        let limit = WINDOW + Duration::from_mins(1);
+        until("the number settles at what is needed", limit, async || {
+            let replicas = ordered(workspace, "steps").await?;
+            most = most.max(replicas);
+            Ok(if replicas == NEEDED { Look::Break(()) } else { Look::Continue(format!("{replicas} replicas")) })
+        })
+        .await?;
+        let settled = load.started.elapsed();
+        table.row([format!("settled at {NEEDED}, at most {most}"), seconds(settled), String::new()]);
+        throughout("under steady load", Duration::from_secs(30), async || {
+            let replicas = ordered(workspace, "steps").await?;
+            Ok(if replicas == NEEDED { Ok(()) } else { Err(format!("{replicas} replicas")) })
+        })
+        .await?;
+        let steady = load.started.elapsed();
+        let gone = Instant::now();
+        let report = load.stop().await?;
+        workspace.replicas("steps", 1, WINDOW + Duration::from_mins(1)).await?;
+        table.row(["load gone: back at 1 replica".to_owned(), seconds(gone.elapsed()), "90.0 s".to_owned()]);
+        ensure!(gone.elapsed() >= WINDOW, "replicas were given back before the window of {WINDOW:?} was over");
+        let early = report.answers.iter().filter(|answer| answer.outcome.is_err() && answer.due < reached).count();
+        table.row([
+            format!("requests; refused while too few: {early}"),
+            report.answers.len().to_string(),
+            String::new(),
+        ]);
+        let settling = reached + Duration::from_secs(20);
+        let late: Vec<_> =
+            report.answers.iter().filter(|answer| answer.outcome.is_err() && answer.due > settling).take(3).collect();
+        ensure!(late.is_empty(), "requests failed although there were enough replicas: {late:#?}");
+        for quantile in [0.5, 0.99] {
+            let latency = report.quantile(quantile, settling, steady);
+            table.row([format!("p{:.0} in the steady state", quantile * 100.0), seconds(latency), String::new()]);
+        }
+        table.print();
+        Ok(())
+    })
+    .await
+}
+
+/// Clients that never close a connection get to new replicas, because the server's connections have an age.
+#[tokio::test]
+async fn held_connections_reach_new_replicas() -> Outcome {
+    with_namespace(async |workspace| {
+        let external = json!({"scaling": {"mode": "External", "maxReplicas": 3}});
+        workspace.apply(&timer("held", &external)).await?;
+        workspace.ready("held", START).await?;
+        let target = Target::of(workspace, "held").await?;
+        let plan = Plan {
+            rate: 40.0,
+            connections: Connections::Held(16),
+            lasting: Duration::from_mins(3),
+            arrivals: Arrivals::Even,
+        };
+        let load = Load::start(&target, plan)?;
+        let first = workspace.pods("held").await?.first().map(ResourceExt::name_any).unwrap_or_default();
+        until("every connection is in use", Duration::from_secs(20), async || {
+            let pods = workspace.pods("held").await?;
+            let pod = pods.first().ok_or("no pod")?;
+            let answered = workspace.measured(pod, SUCCESS).await?;
+            Ok(if answered >= 100.0 { Look::Break(()) } else { Look::Continue(format!("{answered}")) })
+        })
+        .await?;
+        workspace.scale("held", 3).await?;
+        workspace.replicas("held", 3, START).await?;
+        let (reached, took) = until("each new replica answers requests", Duration::from_secs(30), async || {
+            let mut answered = BTreeMap::new();
+            for pod in workspace.pods("held").await? {
+                let success = workspace.measured(&pod, SUCCESS).await?;
+                answered.insert(pod.name_any(), success);
+            }
+            let new: Vec<_> = answered.iter().filter(|(name, _)| **name != first).collect();
+            let all = new.len() == 2 && new.iter().all(|(_, count)| **count > 0.0);
+            Ok(if all { Look::Break(answered.clone()) } else { Look::Continue(format!("{answered:?}")) })
+        })
+        .await?;
+        let report = load.stop().await?;
+        report.all_answered()?;
+        let mut table = Table::new("16 held connections after a scale-up from 1 to 3", &["what", "measured"]);
+        table.row(["both new replicas answer held connections after".to_owned(), seconds(took)]);
+        table.row(["requests by then, each replica".to_owned(), format!("{:?}", reached.values())]);
+        table.row(["requests that failed".to_owned(), format!("0 of {}", report.answers.len())]);
+        table.print();
+        Ok(())
+    })
+    .await
+}
+
+/// Replicas go away under load, and no request notices.
+#[tokio::test]
+async fn scaling_down_fails_no_request() -> Outcome {
+    with_namespace(async |workspace| {
+        let external = json!({"scaling": {"mode": "External", "maxReplicas": 3}, "replicas": 3});
+        workspace.apply(&timer("down", &external)).await?;
+        workspace.replicas("down", 3, START).await?;
+        let target = Target::of(workspace, "down").await?;
+        let plan = |connections| Plan {
+            rate: 60.0,
+            connections,
+            lasting: Duration::from_mins(3),
+            arrivals: Arrivals::Poisson,
+        };
+        // Held connections must be told to go; fresh ones must not be led to a closed door.
+        let held = Load::start(&target, plan(Connections::Held(12)))?;
+        let fresh = Load::start(&target, plan(Connections::AtOnce(200)))?;
+        answering(workspace, "down", 40.0).await?;
+        workspace.scale("down", 1).await?;
+        workspace.replicas("down", 1, START).await?;
+        until("the pods are gone", START, async || {
+            let selector = kube::api::ListParams::default().labels("flotilla.dev/service=down");
+            let pods = workspace.api::<k8s_openapi::api::core::v1::Pod>().list(&selector).await?.items.len();
+            Ok(if pods == 1 { Look::Break(()) } else { Look::Continue(format!("{pods} pods")) })
+        })
+        .await?;
+        let pods = workspace.pods("down").await?;
+        let left = workspace.measured(pods.first().ok_or("no pod")?, SUCCESS).await?;
+        answering(workspace, "down", left + 200.0).await?;
+        let (held, fresh) = (held.stop().await?, fresh.stop().await?);
+        held.all_answered().map_err(|error| format!("held connections: {error}"))?;
+        fresh.all_answered().map_err(|error| format!("fresh connections: {error}"))?;
+        let mut table = Table::new("From 3 replicas to 1 under 120 requests/s", &["connections", "requests", "failed"]);
+        table.row(["12 held", &held.answers.len().to_string(), "0"]);
+        table.row(["as needed", &fresh.answers.len().to_string(), "0"]);
+        table.print();
+        Ok(())
+    })
+    .await
+}
+
+/// Waits until each replica has answered so many requests.
+async fn answering(workspace: &Workspace, name: &str, requests: f64) -> Outcome {
+    until(&format!("each replica has answered {requests} requests"), START, async || {
+        let mut counts = Vec::new();
+        for pod in workspace.pods(name).await? {
+            counts.push(workspace.measured(&pod, SUCCESS).await?);
+        }
+        let all = counts.iter().all(|count| *count >= requests);
+        Ok(if all { Look::Break(()) } else { Look::Continue(format!("{counts:?}")) })
+    })
+    .await?;
+    Ok(())
+}
+
+fn seconds(time: Duration) -> String {
+    if time < Duration::from_secs(1) {
+        format!("{} ms", time.as_millis())
+    } else {
+        format!("{:.1} s", time.as_secs_f64())
+    }
+}
