@@ -170,8 +170,7 @@ impl ApiServer {
             };
             let verb = label("verb").unwrap_or_default();
             let resource = label("resource").unwrap_or_default();
-            if !["POST", "PUT", "PATCH", "APPLY", "DELETE", "DELETECOLLECTION"].contains(&verb) || resource == "leases"
-            {
+            if !MUTATING.contains(&verb) || resource == "leases" || ITS_OWN.contains(&resource) {
                 continue;
             }
             let count: f64 = line.rsplit(' ').next().unwrap_or_default().parse()?;
