@@ -133,7 +133,7 @@ fn open(environment: &Environment, model: &Path, providers: &[ExecutionProviderD
     let mut builder = builder.with_execution_providers(providers).map_err(|error| {
         Failure::new(
             Reason::ProviderUnavailable,
-            format!("the execution provider can't be used: {error}"),
+            format!("the execution provider can't be used: {}", error.to_string().trim()),
             "run on a GPU with a library that was built for it, or set executionProvider to Cpu or Auto",
         )
     })?;
