@@ -352,7 +352,7 @@ mod tests {
     #[test]
     fn the_page_has_triton_s_lines_before_the_first_request() {
         let metrics = Metrics::new("clip", "1").unwrap();
-        metrics.set_info("CPU", "abc").unwrap();
+        metrics.set_info("Cpu", "abc").unwrap();
         let page = metrics.render();
         for line in [
             r#"nv_inference_request_success{model="clip",version="1"} 0"#,
@@ -363,7 +363,7 @@ mod tests {
         ] {
             assert!(page.contains(line), "{line} is not in\n{page}");
         }
-        assert!(page.contains(r#"flotilla_server_info{model="clip",model_sha256="abc",provider="CPU""#));
+        assert!(page.contains(r#"flotilla_server_info{model="clip",model_sha256="abc",provider="Cpu""#));
     }
 
     #[test]

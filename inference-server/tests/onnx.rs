@@ -91,7 +91,7 @@ async fn an_image_is_what_pillow_makes_of_it_in_every_form_of_a_request() {
     let decoded = server.metric(r#"flotilla_decode_duration_seconds_count{model="tiny-image",version="1"}"#).await;
     assert!((decoded - 6.0).abs() < f64::EPSILON, "{decoded} decoded");
     assert!(server.page().await.contains(r#"flotilla_server_info{model="tiny-image",model_sha256=""#));
-    assert!(server.page().await.contains(r#"provider="CPU""#));
+    assert!(server.page().await.contains(r#"provider="Cpu""#));
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -193,5 +193,5 @@ async fn what_can_not_be_loaded_ends_the_start_with_its_reason() {
     // Auto is not that strict: a library without CUDA runs on the CPU, and the info metric says so.
     let auto = json!({"executionProvider": "Auto"});
     let server = Server::onnx("tiny-image", auto).await.unwrap();
-    assert!(server.page().await.contains(r#"provider="CPU""#));
+    assert!(server.page().await.contains(r#"provider="Cpu""#));
 }

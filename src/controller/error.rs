@@ -63,6 +63,12 @@ impl Error {
         matches!(self, Self::Api { source, .. } if is_conflict(source))
     }
 
+    /// The namespace is being deleted, and everything in it: there is nothing left to do.
+    pub fn is_namespace_going(&self) -> bool {
+        matches!(self, Self::Api { source, .. } if matches!(&**source, kube::Error::Api(status)
+            if status.code == 403 && status.message.contains("because it is being terminated")))
+    }
+
     /// The condition's reason.
     pub fn reason(&self) -> &'static str {
         match self {

@@ -97,6 +97,9 @@ async fn visit(object: &Guarded, ctx: &Context) -> Result<Action, Error> {
     let mut work = Work { ctx, service: &validated, template, observed, placement, decision };
 
     let outcome = Box::pin(work.converge()).await; // requests
+    if outcome.as_ref().is_err_and(Error::is_namespace_going) {
+        return Ok(Action::await_change());
+    }
     let memory_failures = {
         let mut memories = ctx.memories();
         let memory = memories.entry(validated.uid.clone()).or_default();

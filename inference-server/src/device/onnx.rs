@@ -47,9 +47,9 @@ impl Onnx {
     pub fn load(library: Option<&Path>, model: &Path, provider: ExecutionProvider) -> Result<Self, Failure> {
         let environment = load_library(library)?;
         let (session, provider) = match provider {
-            ExecutionProvider::Cpu => (open(&environment, model, &[])?, "CPU"),
-            ExecutionProvider::Cuda => (open(&environment, model, &[cuda()])?, "CUDA"),
-            ExecutionProvider::TensorRt => (open(&environment, model, &[tensor_rt(), cuda()])?, "TensorRT"),
+            ExecutionProvider::Cpu => (open(&environment, model, &[])?, "Cpu"),
+            ExecutionProvider::Cuda => (open(&environment, model, &[cuda()])?, "Cuda"),
+            ExecutionProvider::TensorRt => (open(&environment, model, &[tensor_rt(), cuda()])?, "TensorRt"),
             ExecutionProvider::Auto => open_auto(&environment, model)?,
         };
         let signature = Signature {
@@ -95,7 +95,7 @@ fn load_library(library: Option<&Path>) -> Result<Environment, Failure> {
 fn open_auto(environment: &Environment, model: &Path) -> Result<(Session, &'static str), Failure> {
     if ep::CUDA::is_available().unwrap_or(false) {
         match open(environment, model, &[cuda()]) {
-            Ok(session) => return Ok((session, "CUDA")),
+            Ok(session) => return Ok((session, "Cuda")),
             Err(failure) if failure.reason == Reason::ProviderUnavailable => {
                 tracing::warn!(%failure, "CUDA can't be used here, so the CPU executes the model");
             }
@@ -104,7 +104,7 @@ fn open_auto(environment: &Environment, model: &Path) -> Result<(Session, &'stat
     } else {
         tracing::info!("the library has no CUDA, so the CPU executes the model");
     }
-    Ok((open(environment, model, &[])?, "CPU"))
+    Ok((open(environment, model, &[])?, "Cpu"))
 }
 
 fn cuda() -> ExecutionProviderDispatch {
