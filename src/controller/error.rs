@@ -8,7 +8,7 @@ use super::apply::NameConflict;
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
     /// The API server refused or did not answer.
-    #[error("{action}: {source}")]
+    #[error("{action}: {}", told(.source))]
     Api {
         /// What was tried.
         action: String,
@@ -97,6 +97,14 @@ impl Error {
             _ => Duration::from_secs(1),
         };
         first.saturating_mul(1 << failures.min(6)).min(Duration::from_secs(30))
+    }
+}
+
+/// What the API server said, without the rest of its answer.
+fn told(error: &kube::Error) -> String {
+    match error {
+        kube::Error::Api(status) => status.message.clone(),
+        other => other.to_string(),
     }
 }
 

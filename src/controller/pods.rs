@@ -124,9 +124,10 @@ fn container_failure(container: &ContainerStatus) -> Option<(String, String)> {
         "ErrImagePull" | "ImagePullBackOff" | "InvalidImageName" | "ErrImageNeverPull" | "ImageInspectError" => Some((
             "ImagePullFailed".to_owned(),
             format!(
-                "container {}: {waiting_reason}: {waiting_message}; check runtime.image and model.source.image.reference, and \
-                 that the node may pull them (runtime.podTemplate: imagePullSecrets)",
-                container.name
+                "container {}: {}; check runtime.image and model.source.image.reference, and that the node may pull them \
+                 (runtime.podTemplate: imagePullSecrets)",
+                container.name,
+                pull_error(waiting_reason, waiting_message),
             ),
         )),
         "CreateContainerConfigError" | "CreateContainerError" | "RunContainerError" => Some((
@@ -138,6 +139,12 @@ fn container_failure(container: &ContainerStatus) -> Option<(String, String)> {
         )),
         _ => ended(container),
     }
+}
+
+/// The kubelet tells the same failure in turns as it pulls and as it waits; a status that followed would change for ever.
+fn pull_error<'a>(reason: &'a str, message: &'a str) -> &'a str {
+    let cause = message.split_once("ErrImagePull: ").map_or(message, |(_, cause)| cause);
+    if cause.is_empty() { reason } else { cause }
 }
 
 /// What the last run of a container left behind. A run that is going on says nothing yet unless one before it failed.
@@ -165,10 +172,9 @@ fn ended(container: &ContainerStatus) -> Option<(String, String)> {
     Some((
         "Crashed".to_owned(),
         format!(
-            "container {} ended with exit code {} after {} restarts{}{tail}; see kubectl logs --previous",
+            "container {} ended with exit code {}{}{tail}; see kubectl logs --previous",
             container.name,
             end.exit_code,
-            container.restart_count,
             if tail.is_empty() { "" } else { ": " },
         ),
     ))
@@ -229,6 +235,25 @@ mod tests {
             assert_eq!(failure.reason, reason);
             assert!(failure.message.contains(hint), "{}", failure.message);
         }
+    }
+
+    #[test]
+    fn the_message_stays_the_same_while_the_kubelet_tries_again() {
+        let pulling = server(
+            json!({"waiting": {"reason": "ErrImagePull", "message": "failed to pull x: no such host"}}),
+            json!({}),
+        );
+        let waiting = server(
+            json!({"waiting": {"reason": "ImagePullBackOff", "message": "Back-off pulling image \"x\": ErrImagePull: failed to pull x: no such host"}}),
+            json!({}),
+        );
+        assert_eq!(view(pulling).failure, view(waiting).failure);
+        let crashed = |restarts: i32| {
+            view(json!({"containerStatuses": [{"name": "server", "ready": false, "restartCount": restarts, "image": "i", "imageID": "",
+                "lastState": {"terminated": {"exitCode": 3}}}]}))
+            .failure
+        };
+        assert_eq!(crashed(1), crashed(2));
     }
 
     #[test]

@@ -242,6 +242,20 @@ fn history_keeps_the_last_ten() {
 }
 
 #[test]
+fn a_cpu_pool_shows_no_gpu_of_its_node() {
+    let node = placement::NodeGpus {
+        name: "n".into(),
+        product: Some(placement::product::Product::parse("NVIDIA-L4")),
+        ..placement::NodeGpus::default()
+    };
+    let mut world = world(json!({}));
+    world.observed.snapshot = Arc::new(Snapshot { nodes_visible: true, nodes: vec![node] });
+    world.observed.pods = vec![PodView { node: Some("n".into()), ..pod("a", true) }];
+    let status = world.first();
+    assert_eq!(status.placement.unwrap().pools.first().unwrap().gpu_product, None);
+}
+
+#[test]
 fn columns_are_short() {
     let summary = world(json!({})).first().summary.unwrap();
     assert_eq!((summary.replicas.as_str(), summary.queue.as_str(), summary.gpu.as_str()), ("1/1", "12ms/20ms", "-"));
