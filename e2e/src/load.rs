@@ -20,6 +20,8 @@ const MOST_PER_SECOND: f64 = 2_000.0;
 const LONGEST: Duration = Duration::from_mins(15);
 const MOST_HELD: usize = 256;
 const MOST_AT_ONCE: usize = 4_096;
+/// Clients that share no connection and take turns.
+const USERS: usize = 128;
 /// Requests that are due and wait for a free connection; beyond it they count as failed.
 const BACKLOG: usize = 8_192;
 /// How long the node may take to open a port.
@@ -44,7 +46,8 @@ pub enum Arrivals {
 pub enum Connections {
     /// So many, each held until the server closes it; a request waits for a free one.
     Held(usize),
-    /// As many as there are requests under way, up to this number: many users, none of whom waits for another.
+    /// As many as there are requests under way, up to this number: many users, none of whom waits for another. They take
+    /// turns, so that each replica gets its share.
     AtOnce(usize),
 }
 
@@ -151,7 +154,8 @@ impl Load {
             }
             Connections::AtOnce(count) => {
                 ensure!((1..=MOST_AT_ONCE).contains(&count), "{count} requests at once are not allowed");
-                tokio::spawn(at_once(target.url(), schedule, client(count)?, count))
+                let users = (0..USERS).map(|_| client(MOST_AT_ONCE / USERS)).collect::<Outcome<Vec<_>>>()?;
+                tokio::spawn(at_once(target.url(), schedule, users, count))
             }
         };
         Ok(Self { started, stop, task })
@@ -239,11 +243,12 @@ async fn held(url: String, schedule: Schedule, clients: Vec<reqwest::Client>) ->
     answers
 }
 
-/// Each request takes an idle connection or makes one.
-async fn at_once(url: String, schedule: Schedule, client: reqwest::Client, most: usize) -> Vec<Answer> {
+/// Each request is the next user's, who takes an idle connection or makes one.
+async fn at_once(url: String, schedule: Schedule, users: Vec<reqwest::Client>, most: usize) -> Vec<Answer> {
     let schedule = Arc::new(schedule);
     let mut answers = Vec::new();
     let mut requests = JoinSet::new();
+    let mut users = users.iter().cycle();
     schedule
         .run(|at| {
             while let Some(answer) = requests.try_join_next() {
@@ -253,7 +258,8 @@ async fn at_once(url: String, schedule: Schedule, client: reqwest::Client, most:
                 answers.push(schedule.answer(at, Err(format!("not sent: {most} requests are under way"))));
                 return;
             }
-            let (client, url, schedule) = (client.clone(), url.clone(), Arc::clone(&schedule));
+            let Some(client) = users.next().cloned() else { return };
+            let (url, schedule) = (url.clone(), Arc::clone(&schedule));
             requests.spawn(async move { schedule.answer(at, ask(&client, &url).await) });
         })
         .await;
