@@ -21,6 +21,19 @@ pub async fn run(cluster: &Cluster, command: &[&str]) -> Outcome<String> {
     Ok(text)
 }
 
+/// The node's id of the process in a pod's first container.
+///
+/// # Errors
+/// The pod does not run.
+pub async fn process(cluster: &Cluster, pod: &Pod) -> Outcome<String> {
+    let containers = pod.status.as_ref().and_then(|status| status.container_statuses.as_ref());
+    let id = containers.into_iter().flatten().find_map(|container| container.container_id.clone());
+    let id = id.ok_or("the pod has no container")?.replace("containerd://", "");
+    let tasks = run(cluster, &["ctr", "-n", "k8s.io", "tasks", "list"]).await?;
+    let process = tasks.lines().find_map(|line| line.strip_prefix(&id)?.split_whitespace().next());
+    Ok(process.ok_or("the container has no process")?.to_owned())
+}
+
 /// A packet filter in a pod's own network: what comes in to a port is dropped, without a word to the sender.
 pub struct Filter {
     cluster: Cluster,
@@ -34,14 +47,7 @@ impl Filter {
     /// # Errors
     /// The pod does not run, or the node's iptables failed.
     pub async fn set(cluster: &Cluster, pod: &Pod, port: u16) -> Outcome<Self> {
-        let containers = pod.status.as_ref().and_then(|status| status.container_statuses.as_ref());
-        let id = containers.into_iter().flatten().find_map(|container| container.container_id.clone());
-        let id = id.ok_or("the pod has no container")?.replace("containerd://", "");
-        let tasks = run(cluster, &["ctr", "-n", "k8s.io", "tasks", "list"]).await?;
-        let process = tasks
-            .lines()
-            .find_map(|line| line.strip_prefix(&id)?.split_whitespace().next().map(str::to_owned))
-            .ok_or("the container has no process")?;
+        let process = process(cluster, pod).await?;
         let filter = Self { cluster: cluster.clone(), process, port: port.to_string() };
         filter.iptables("-I").await?;
         Ok(filter)

@@ -9,7 +9,7 @@ use kube::api::{DeleteParams, ListParams, Patch, PatchParams};
 use kube::{Api, ResourceExt as _};
 use serde_json::json;
 
-use crate::{Cluster, Look, Outcome, until};
+use crate::{Cluster, Look, Outcome, node, until};
 
 /// Where the charts are installed.
 pub const NAMESPACE: &str = "flotilla-system";
@@ -49,13 +49,24 @@ pub async fn led(cluster: &Cluster, limit: Duration) -> Outcome<(String, Duratio
     .await
 }
 
-/// Ends an operator's pod at once, as a node's failure would.
+/// Sends a signal to an operator's process, past Kubernetes: KILL is a crash, STOP a node that hangs.
+///
+/// # Errors
+/// There is no such process.
+pub async fn signal(cluster: &Cluster, pod: &str, signal: &str) -> Outcome {
+    let pods: Api<Pod> = Api::namespaced(cluster.client.clone(), NAMESPACE);
+    let process = node::process(cluster, &pods.get(pod).await?).await?;
+    node::run(cluster, &["kill", &format!("-{signal}"), &process]).await?;
+    Ok(())
+}
+
+/// Deletes an operator's pod, as a rolling update does.
 ///
 /// # Errors
 /// The API server's message.
-pub async fn kill(cluster: &Cluster, pod: &str) -> Outcome {
+pub async fn delete(cluster: &Cluster, pod: &str) -> Outcome {
     let pods: Api<Pod> = Api::namespaced(cluster.client.clone(), NAMESPACE);
-    pods.delete(pod, &DeleteParams { grace_period_seconds: Some(0), ..DeleteParams::default() }).await?;
+    pods.delete(pod, &DeleteParams::default()).await?;
     Ok(())
 }
 
@@ -86,12 +97,12 @@ pub async fn wanted(cluster: &Cluster) -> Outcome<i32> {
     Ok(deployments.get(NAME).await?.spec.and_then(|spec| spec.replicas).unwrap_or(1))
 }
 
-/// Mutating requests that the leader has counted.
+/// One of the leader's metrics, summed.
 ///
 /// # Errors
 /// It does not answer.
-pub async fn writes(cluster: &Cluster) -> Outcome<f64> {
+pub async fn metric(cluster: &Cluster, name: &str) -> Outcome<f64> {
     let (leader, _) = led(cluster, Duration::from_secs(30)).await?;
     let page = cluster.page(NAMESPACE, &leader, 8080, "metrics").await?;
-    Ok(crate::cluster::metric(&page, "flotilla_operator_api_writes_total", &[]))
+    Ok(crate::cluster::metric(&page, name, &[]))
 }
