@@ -15,8 +15,12 @@ use tokio_util::sync::CancellationToken;
 
 /// How long a lease lasts after its renewal.
 pub const LEASE_DURATION: Duration = Duration::from_secs(15);
-/// How often the holder renews it and others look at it.
+/// How often the holder renews it.
 const RENEW_INTERVAL: Duration = Duration::from_secs(3);
+/// How often others look at it.
+const LOOK_INTERVAL: Duration = Duration::from_secs(2);
+/// The shortest pause between two looks, also at an API server that answers with errors.
+const SHORTEST_PAUSE: Duration = Duration::from_secs(1);
 /// How long one read or write of the lease may take.
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(4);
 
@@ -66,6 +70,13 @@ struct Seen {
     since: Instant,
 }
 
+/// A standby looks in at intervals, and once more at the moment at which a lease that nobody renews has run out: a leader
+/// that hangs is replaced within 18 s.
+fn until_next_look(seen: Option<&Seen>, now: Instant) -> Duration {
+    let left = seen.map_or(LOOK_INTERVAL, |seen| (seen.since + LEASE_DURATION).saturating_duration_since(now));
+    left.clamp(SHORTEST_PAUSE, LOOK_INTERVAL)
+}
+
 impl Candidate {
     /// A candidate for the Lease `name` under the name `identity` (the pod's).
     pub fn new(api: Api<Lease>, name: String, identity: String) -> Self {
@@ -88,7 +99,7 @@ impl Candidate {
             }
             tokio::select! {
                 () = shutdown.cancelled() => {}
-                () = tokio::time::sleep(RENEW_INTERVAL) => {}
+                () = tokio::time::sleep(until_next_look(seen.as_ref(), Instant::now())) => {}
             }
         }
         false
@@ -216,5 +227,17 @@ mod tests {
         );
         fence.set(None);
         assert!(!fence.permits(Duration::ZERO, now));
+    }
+
+    #[test]
+    fn a_standby_looks_at_the_moment_at_which_the_lease_has_run_out() {
+        let since = Instant::now();
+        let seen = Seen { renewed: None, holder: None, since };
+        let at = |seconds| until_next_look(Some(&seen), since + Duration::from_secs(seconds));
+        assert_eq!(at(0), LOOK_INTERVAL);
+        assert_eq!(at(14), Duration::from_secs(1));
+        assert_eq!(at(15), SHORTEST_PAUSE);
+        assert_eq!(at(99), SHORTEST_PAUSE);
+        assert_eq!(until_next_look(None, since), LOOK_INTERVAL);
     }
 }
