@@ -10,3 +10,4 @@ mod lifecycle;
 mod metrics_outage;
 mod resilience;
 mod scaling;
+mod traffic;
