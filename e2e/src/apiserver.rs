@@ -188,8 +188,16 @@ impl ApiServer {
     /// # Errors
     /// It does not compile or start.
     pub async fn operator(&self, name: &str) -> Outcome<Operator> {
+        self.operator_of(&operator_program().await?, name).await
+    }
+
+    /// Starts an operator that was compiled elsewhere.
+    ///
+    /// # Errors
+    /// It does not start.
+    pub async fn operator_of(&self, program: &Path, name: &str) -> Outcome<Operator> {
         let port = free_port()?;
-        let mut command = Command::new(operator_program().await?);
+        let mut command = Command::new(program);
         command.env("KUBECONFIG", self.folder.path().join("kubeconfig")).env("POD_NAME", name);
         command.args(["--namespace", "flotilla-system", "--http-address", &format!("127.0.0.1:{port}")]);
         command.args(["--leader-elect", "true", "--log-format", "text"]);

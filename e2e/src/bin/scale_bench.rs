@@ -1,5 +1,6 @@
 //! `make bench-scale`: many `InferenceServices` against kube-apiserver and etcd alone.
 
+use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::Parser;
@@ -15,6 +16,9 @@ struct Args {
     /// Seconds for which no write may come once all is done
     #[arg(long, default_value_t = 60)]
     rest: u64,
+    /// The operator's program; without it, it is compiled as this program was
+    #[arg(long)]
+    operator: Option<PathBuf>,
 }
 
 #[tokio::main]
@@ -22,7 +26,10 @@ struct Args {
 async fn main() -> Outcome {
     let args = Args::parse();
     let server = ApiServer::start().await?;
-    let operator = server.operator("bench").await?;
+    let operator = match &args.operator {
+        Some(program) => server.operator_of(program, "bench").await?,
+        None => server.operator("bench").await?,
+    };
     let measured = scale_bench::measure(&server, &operator, args.services, Duration::from_secs(args.rest)).await?;
     measured.print();
     println!("\n{}", serde_json::to_string(&measured)?);
