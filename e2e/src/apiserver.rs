@@ -3,7 +3,7 @@
 use std::fs;
 use std::net::TcpListener;
 use std::path::{Path, PathBuf};
-use std::process::Stdio;
+use std::process::{ExitStatus, Stdio};
 use std::time::Duration;
 
 use flotilla::api::InferenceService;
@@ -188,7 +188,17 @@ impl ApiServer {
     /// # Errors
     /// It does not compile or start.
     pub async fn operator(&self, name: &str) -> Outcome<Operator> {
-        self.operator_of(&operator_program().await?, name).await
+        let operator = self.standby(name).await?;
+        operator.leads(START_LIMIT).await?;
+        Ok(operator)
+    }
+
+    /// Starts an operator and does not wait until it leads.
+    ///
+    /// # Errors
+    /// It does not compile or start.
+    pub async fn standby(&self, name: &str) -> Outcome<Operator> {
+        self.spawn_operator(&operator_program().await?, name)
     }
 
     /// Starts an operator that was compiled elsewhere.
@@ -196,6 +206,12 @@ impl ApiServer {
     /// # Errors
     /// It does not start.
     pub async fn operator_of(&self, program: &Path, name: &str) -> Outcome<Operator> {
+        let operator = self.spawn_operator(program, name)?;
+        operator.leads(START_LIMIT).await?;
+        Ok(operator)
+    }
+
+    fn spawn_operator(&self, program: &Path, name: &str) -> Outcome<Operator> {
         let port = free_port()?;
         let mut command = Command::new(program);
         command.env("KUBECONFIG", self.folder.path().join("kubeconfig")).env("POD_NAME", name);
@@ -203,16 +219,7 @@ impl ApiServer {
         command.args(["--leader-elect", "true", "--log-format", "text"]);
         let process = spawn(command, self.folder.path(), &format!("{name}.log"))?;
         let http = reqwest::Client::builder().no_proxy().timeout(Duration::from_secs(5)).build()?;
-        let operator = Operator { process, address: format!("http://127.0.0.1:{port}"), http };
-        until("the operator leads", START_LIMIT, async || {
-            Ok(match operator.metric("flotilla_operator_leading").await {
-                Ok(leading) if leading > 0.5 => Look::Break(()),
-                Ok(_) => Look::Continue("it waits for the lease".to_owned()),
-                Err(error) => Look::Continue(error.to_string()),
-            })
-        })
-        .await?;
-        Ok(operator)
+        Ok(Operator { process, address: format!("http://127.0.0.1:{port}"), http })
     }
 
     /// What an operator has written to its log.
@@ -236,24 +243,49 @@ impl Operator {
         Ok(crate::cluster::metric(&page, name, &[]))
     }
 
+    /// Waits until it leads, and gives the time that it took.
+    ///
+    /// # Errors
+    /// It does not in time.
+    pub async fn leads(&self, limit: Duration) -> Outcome<Duration> {
+        let led = until("the operator leads", limit, async || {
+            Ok(match self.metric("flotilla_operator_leading").await {
+                Ok(leading) if leading > 0.5 => Look::Break(()),
+                Ok(_) => Look::Continue("it waits for the lease".to_owned()),
+                Err(error) => Look::Continue(error.to_string()),
+            })
+        });
+        Ok(led.await?.1)
+    }
+
+    /// Sends it a signal: STOP, CONT, TERM.
+    ///
+    /// # Errors
+    /// It has ended.
+    pub async fn signal(&self, signal: &str) -> Outcome {
+        let pid = self.process.id().ok_or("the operator has ended by itself")?;
+        let status = Command::new("kill").args([format!("-{signal}"), pid.to_string()]).status().await?;
+        ensure!(status.success(), "kill -{signal} {pid}: {status}");
+        Ok(())
+    }
+
+    /// Waits until it ends.
+    ///
+    /// # Errors
+    /// It does not in time.
+    pub async fn ended(&mut self, limit: Duration) -> Outcome<ExitStatus> {
+        Ok(tokio::time::timeout(limit, self.process.wait()).await.map_err(|_| "the operator does not end")??)
+    }
+
     /// Ends it as Kubernetes does, by SIGTERM, and waits.
     ///
     /// # Errors
     /// It does not end in time, or not well.
     pub async fn stop(mut self) -> Outcome {
-        let pid = self.process.id().ok_or("the operator has ended by itself")?;
-        Command::new("kill").arg(pid.to_string()).status().await?;
-        let status = tokio::time::timeout(Duration::from_secs(30), self.process.wait()).await??;
+        self.signal("TERM").await?;
+        let status = self.ended(Duration::from_secs(30)).await?;
         ensure!(status.success(), "the operator ended with {status}");
         Ok(())
-    }
-
-    /// Ends it at once.
-    ///
-    /// # Errors
-    /// There is no such process.
-    pub async fn kill(mut self) -> Outcome {
-        Ok(self.process.kill().await?)
     }
 }
 

@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use flotilla::api::{InferenceService, condition};
 use flotilla_e2e::apiserver::ApiServer;
+use flotilla_e2e::table::Table;
 use flotilla_e2e::{Look, Outcome, ensure, patched, timer, until};
 use k8s_openapi::api::apps::v1::Deployment;
 use k8s_openapi::api::core::v1::Service;
@@ -223,6 +224,34 @@ async fn a_hundred_services_come_to_rest() -> Outcome {
     .await?;
     let after = quiet(&server, AT_REST).await?;
     ensure!(after == before, "a restarted operator wrote: before {before:?}, after {after:?}");
+    Ok(())
+}
+
+/// A leader that was paused for longer than its lease wakes up, believes that it leads, and may not write a thing.
+#[tokio::test]
+async fn a_leader_that_was_paused_writes_nothing() -> Outcome {
+    let server = ApiServer::start().await?;
+    let services: Api<InferenceService> = Api::namespaced(server.client.clone(), "default");
+    let mut first = server.operator("first").await?;
+    let second = server.standby("second").await?;
+    create(&services, &timer("led", &json!({}))).await?;
+    visited(&services, "led").await?;
+    first.signal("STOP").await?;
+    let took = second.leads(Duration::from_secs(20)).await?;
+    // Something that the first one would act upon at once, and nothing that the second one leaves undone.
+    let grown = json!({"spec": {"scaling": {"minReplicas": 3}}});
+    services.patch("led", &PatchParams::default(), &Patch::Merge(grown)).await?;
+    visited(&services, "led").await?;
+    let before = quiet(&server, AT_REST).await?;
+    first.signal("CONT").await?;
+    let status = first.ended(LIMIT).await?;
+    ensure!(!status.success(), "it lost its lease and ended as if all were well");
+    let after = server.writes().await?;
+    ensure!(after == before, "writes around its awakening: before {before:?}, after {after:?}");
+    let mut table = Table::new("A leader is paused", &["what", "measured", "limit"]);
+    table.row(["the standby leads after".to_owned(), format!("{:.1} s", took.as_secs_f64()), "20 s".to_owned()]);
+    table.row(["writes of the old leader when it wakes".to_owned(), "0".to_owned(), "0".to_owned()]);
+    table.print();
     Ok(())
 }
 
