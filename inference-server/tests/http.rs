@@ -224,12 +224,12 @@ async fn batches_grow_while_the_device_is_busy() {
     assert!(value("nv_inference_compute_infer_duration_us").await >= 6.0 * 150_000.0);
     assert_eq!(value("nv_inference_pending_request_count").await, 0.0);
     assert_eq!(value("flotilla_queue_duration_seconds_count").await, 6.0);
-    assert!(value("flotilla_queue_duration_seconds_sum").await >= 0.5, "four waited for one run, one for two");
+    assert!(value("flotilla_queue_duration_seconds_sum").await >= 0.15, "the last waited for the whole second run");
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_batching_delay_gathers_requests_and_is_not_queueing() {
-    let settings = json!({"batching": {"maxQueueDelayMicroseconds": 400_000}});
+    let settings = json!({"batching": {"maxQueueDelayMicroseconds": 1_000_000}});
     let server = Server::timer(FAST, settings).await;
     let pair: Vec<_> = (0..2).map(|_| tokio::spawn(server.post(INFER).json(&rows(1)).send())).collect();
     for request in pair {
@@ -237,8 +237,8 @@ async fn a_batching_delay_gathers_requests_and_is_not_queueing() {
     }
     assert_eq!(server.metric(r#"nv_inference_exec_count{model="timer",version="1"}"#).await, 1.0);
     let queued = server.metric(r#"flotilla_queue_duration_seconds_sum{model="timer",version="1"}"#).await;
-    assert!(queued < 0.3, "{queued} s of queueing holds the delay of 0.4 s");
-    assert!(server.metric(r#"nv_inference_queue_duration_us{model="timer",version="1"}"#).await >= 400_000.0);
+    assert!(queued < 0.9, "{queued} s of queueing holds the delay of 1 s, which the first waited and the second nearly");
+    assert!(server.metric(r#"nv_inference_queue_duration_us{model="timer",version="1"}"#).await >= 1_000_000.0);
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -274,7 +274,7 @@ async fn a_full_queue_refuses_and_says_so() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_request_waits_no_longer_than_its_timeout() {
-    let server = Server::timer(Timer { alpha: 0, tau0: 500 }, json!({})).await;
+    let server = Server::timer(Timer { alpha: 0, tau0: 1500 }, json!({})).await;
     let first = tokio::spawn(server.post(INFER).json(&rows(1)).send());
     eventually("the first request executes", async || {
         server.metric(r#"flotilla_queue_duration_seconds_count{model="timer",version="1"}"#).await > 0.0
@@ -284,7 +284,7 @@ async fn a_request_waits_no_longer_than_its_timeout() {
     hurried["parameters"] = json!({"timeout": 50_000});
     let asked = std::time::Instant::now();
     assert_eq!(server.infer("timer", &hurried).await, (503, json!({"error": "Request timeout expired"})));
-    assert!(asked.elapsed() < Duration::from_millis(400), "it is answered at its timeout, not when the device is free");
+    assert!(asked.elapsed() < Duration::from_millis(1300), "it is answered at its timeout, not when the device is free");
     assert_eq!(first.await.unwrap().unwrap().status(), 200);
     for line in [
         r#"flotilla_requests_rejected_total{model="timer",reason="timeout",version="1"}"#,
