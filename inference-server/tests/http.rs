@@ -237,14 +237,17 @@ async fn a_batching_delay_gathers_requests_and_is_not_queueing() {
     }
     assert_eq!(server.metric(r#"nv_inference_exec_count{model="timer",version="1"}"#).await, 1.0);
     let queued = server.metric(r#"flotilla_queue_duration_seconds_sum{model="timer",version="1"}"#).await;
-    assert!(queued < 0.9, "{queued} s of queueing holds the delay of 1 s, which the first waited and the second nearly");
+    assert!(
+        queued < 0.9,
+        "{queued} s of queueing holds the delay of 1 s, which the first waited and the second nearly"
+    );
     assert!(server.metric(r#"nv_inference_queue_duration_us{model="timer",version="1"}"#).await >= 1_000_000.0);
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_full_queue_refuses_and_says_so() {
     let settings = json!({"batching": {"maxBatchSize": 2, "maxQueueSize": 3}});
-    let server = Server::timer(Timer { alpha: 0, tau0: 400 }, settings).await;
+    let server = Server::timer(Timer { alpha: 0, tau0: 1500 }, settings).await;
     let requests: Vec<_> = (0..12).map(|_| tokio::spawn(server.post(INFER).json(&rows(2)).send())).collect();
     eventually("the gauges show the queue", async || {
         let waiting = server.metric(r#"nv_inference_pending_request_count{model="timer",version="1"}"#).await;
@@ -284,7 +287,10 @@ async fn a_request_waits_no_longer_than_its_timeout() {
     hurried["parameters"] = json!({"timeout": 50_000});
     let asked = std::time::Instant::now();
     assert_eq!(server.infer("timer", &hurried).await, (503, json!({"error": "Request timeout expired"})));
-    assert!(asked.elapsed() < Duration::from_millis(1300), "it is answered at its timeout, not when the device is free");
+    assert!(
+        asked.elapsed() < Duration::from_millis(1300),
+        "it is answered at its timeout, not when the device is free"
+    );
     assert_eq!(first.await.unwrap().unwrap().status(), 200);
     for line in [
         r#"flotilla_requests_rejected_total{model="timer",reason="timeout",version="1"}"#,
