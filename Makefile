@@ -8,6 +8,9 @@ export CARGO_INCREMENTAL ?= 0
 # A step of `make test` says its name and, at the end, how long it took.
 step = @printf '\n=== %s\n' "$(1)"; started=$$SECONDS; $(2); printf '=== %s: %d s\n' "$(1)" "$$((SECONDS - started))"
 
+# One set of features for all of the workspace, or dependencies would be compiled once for each package that is named.
+SERVER_TESTS = $(patsubst inference-server/tests/%.rs,--test %,$(wildcard inference-server/tests/*.rs))
+
 .PHONY: help demo test lint unit python charts e2e e2e-full bench bench-scale generate up down
 help: ## What there is
 	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | column -t -s "$$(printf '\t')"
@@ -26,7 +29,7 @@ lint: ## Format, clippy, dependencies, shell scripts
 	$(call step,generated files,charts/sync-crds --check)
 
 unit: ## Unit and property tests, and the server on real ONNX Runtime
-	$(call step,unit tests,FLOTILLA_REQUIRE_ORT=1 FLOTILLA_ORT_LIBRARY="$$(inference-server/tests/ort-library.sh)" cargo test --quiet)
+	$(call step,unit tests,FLOTILLA_REQUIRE_ORT=1 FLOTILLA_ORT_LIBRARY="$$(inference-server/tests/ort-library.sh)" cargo test --quiet --workspace --lib --bins $(SERVER_TESTS))
 
 python: ## Models, demo, and the server against the real tritonclient
 	$(call step,models,models/build)
