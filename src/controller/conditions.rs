@@ -77,6 +77,12 @@ fn obstacle(found: &Findings, now: Timestamp) -> Option<Stop> {
     if matches!(found.plan, RolloutPlan::Blocked | RolloutPlan::Waiting(_)) {
         return stop("RolloutBlocked", rollout::CHOICES.to_owned(), true);
     }
+    // More telling than the scheduler's words about the pod.
+    let verdict = &found.placement.verdict;
+    if !matches!(verdict, Verdict::Fits | Verdict::NodesNotVisible) && found.observed.ready().next().is_none() {
+        let fix = verdict_text(verdict).trim_start_matches("; ").to_owned();
+        return stop(verdict.reason(), format!("{fix} (placement.gpu)"), true);
+    }
     if let Some(failure) =
         found.observed.present().filter(|pod| pod.ready.is_none()).find_map(|pod| pod.failure.as_ref())
     {

@@ -184,6 +184,28 @@ fn ready_says_what_stands_in_the_way() {
 }
 
 #[test]
+fn hardware_that_no_node_has_is_told_before_what_the_scheduler_says() {
+    let mut world = world(json!({"placement": {"gpu": {"products": ["NVIDIA-H100"]}}}));
+    let there = placement::NodeGpus {
+        name: "n".into(),
+        product: Some(placement::product::Product::parse("NVIDIA-L4")),
+        schedulable: true,
+        allocatable: [("nvidia.com/gpu".to_owned(), 1)].into(),
+        ..placement::NodeGpus::default()
+    };
+    world.placement = placement::place(&Snapshot { nodes_visible: true, nodes: vec![there] }, &world.service);
+    world.observed.pods = vec![PodView { unschedulable: true, ..failing("Unschedulable") }];
+    let status = world.first();
+    assert_eq!(says(&status, "Ready"), ("False".into(), "NoSuchProduct".into()));
+    let ready = status.conditions.iter().find(|condition| condition.type_ == "Ready").unwrap();
+    assert!(
+        ready.message.contains("placement.gpu.products") && ready.message.contains("NVIDIA-L4"),
+        "{}",
+        ready.message
+    );
+}
+
+#[test]
 fn the_other_conditions_say_their_part() {
     let mut capacity = world(json!({"placement": {"gpu": {"countPerReplica": 1}}}));
     capacity.observed.pods.push(PodView { unschedulable: true, ..failing("Unschedulable") });
