@@ -94,3 +94,19 @@ pulled() {
 
 # k ARGS...: kubectl on the test cluster, never on whatever context the user has chosen.
 k() { kubectl --context "$CONTEXT" "$@"; }
+
+# Charts and images keep their version while they are worked on, so the pods carry the image's id: they are replaced when,
+# and only when, the image is another one.
+install_charts() {
+  local id
+  id=$(docker image inspect -f '{{.Id}}' flotilla/operator:0.1.0 | cut -d: -f2 | cut -c1-12)
+  local install=(helm --kube-context "$CONTEXT" -n flotilla-system upgrade --install --create-namespace --wait --timeout 5m)
+  log "installing the charts"
+  "${install[@]}" flotilla-crds "$ROOT/charts/flotilla-crds" >/dev/null ||
+    die "the chart of the CRDs could not be installed" "its message is above"
+  "${install[@]}" flotilla "$ROOT/charts/flotilla" --set-string "podAnnotations.flotilla\.dev/image=$id" >/dev/null || {
+    k -n flotilla-system get pods -o wide >&2 || true
+    k -n flotilla-system logs -l app.kubernetes.io/instance=flotilla --prefix --tail=30 >&2 || true
+    die "the operator did not become ready" "look at: kubectl --context $CONTEXT -n flotilla-system logs -l app.kubernetes.io/instance=flotilla --prefix"
+  }
+}
