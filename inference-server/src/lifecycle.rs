@@ -19,7 +19,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::{
     device::{Device, onnx::Onnx, timer::Timer},
-    engine::{Engine, EngineConfig, Images, batch::Policy},
+    engine::{DEFAULT_TIMEOUT, Engine, EngineConfig, Images, batch::Policy},
     failure::{Failure, Reason},
     http::{
         App, Serving,
@@ -187,9 +187,14 @@ fn load(app: &App, settings: &Settings, library: Option<&Path>) -> Result<(), Fa
         images,
         // One core is left to the network and to the thread that feeds the device.
         decode_threads: thread::available_parallelism().map_or(1, usize::from).saturating_sub(1).max(1),
+        buckets: Vec::new(),
+        max_request_rows: 8 * settings.batching.max_batch_size,
+        priority_levels: 1,
+        default_priority: 1,
+        default_timeout: DEFAULT_TIMEOUT,
     };
     metrics.set_info(provider, &sha256).map_err(|error| internal(&error.to_string()))?;
-    let engine = Engine::start(device, config, metrics).map_err(|error| internal(&error.to_string()))?;
+    let engine = Engine::start(vec![device], config, metrics).map_err(|error| internal(&error.to_string()))?;
     drop(app.serving.set(Serving { engine, version: files.version }));
     tracing::info!(
         model = settings.model.name,

@@ -28,10 +28,12 @@ pub(super) struct Assembler {
     pub(super) preprocessor: Option<Arc<Preprocessor>>,
     /// Requests that are ready to run.
     pub(super) entries: Receiver<Entry>,
-    /// Batches that the device has run; each one says that the device is idle.
+    /// Batches that a device has run; each one says that a device is idle.
     pub(super) finished: Receiver<Batch>,
-    /// Batches for the device, which takes one at a time.
+    /// Batches for the devices, each of which takes one at a time.
     pub(super) batches: Sender<Batch>,
+    /// How many devices there are.
+    pub(super) devices: usize,
     /// What liveness is told.
     pub(super) vitals: Arc<Vitals>,
 }
@@ -52,7 +54,7 @@ impl Assembler {
         // The second of the two memories: while one runs, the other fills.
         let mut spare = Some(Batch::new(&self.signature, self.policy.max_rows));
         let mut next_up: Option<Entry> = None;
-        let mut device_is_idle = true;
+        let mut idle = self.devices;
         loop {
             match self.fill(&mut open, &mut next_up) {
                 Ok(()) => {}
@@ -61,7 +63,7 @@ impl Assembler {
             }
             let now = Instant::now();
             let state = Open { rows: open.rows, age: open.age(now), is_closed: next_up.is_some() };
-            let timeout = match self.policy.next(state, device_is_idle) {
+            let timeout = match self.policy.next(state, idle > 0) {
                 Next::Run => {
                     open.drop_abandoned();
                     if open.rows == 0 {
@@ -73,7 +75,7 @@ impl Assembler {
                     if self.batches.send(std::mem::replace(&mut open, next)).is_err() {
                         return;
                     }
-                    device_is_idle = false;
+                    idle -= 1;
                     continue;
                 }
                 Next::Wait => FOREVER,
@@ -92,7 +94,7 @@ impl Assembler {
                     Ok(mut batch) => {
                         batch.clear();
                         spare = Some(batch);
-                        device_is_idle = true;
+                        idle += 1;
                     }
                     Err(_) => return,
                 },

@@ -16,7 +16,7 @@ use crossbeam_channel::Sender;
 use tokio::sync::oneshot;
 
 use super::{
-    Answer, InferError,
+    Answer, InferError, QUEUE_FULL,
     pipeline::{Content, Entry},
     vitals::{Pulse, Vitals},
     waiting::Clock,
@@ -180,7 +180,7 @@ impl Job {
                         ready: Instant::now(),
                     };
                     if let Err(refused) = entries.try_send(entry) {
-                        drop(refused.into_inner().reply.send(Err(InferError::QueueFull)));
+                        drop(refused.into_inner().reply.send(Err(QUEUE_FULL)));
                     }
                 }
             }
@@ -231,7 +231,8 @@ mod tests {
             let preprocessor = Arc::new(Preprocessor::new(Preset::Clip, &signature).unwrap().unwrap());
             let (sender, entries) = bounded(8);
             let metrics = Arc::new(Metrics::new("m", "1").unwrap());
-            let decoders = DecodePool::start(threads, 8, &preprocessor, &sender, &metrics, &Arc::default()).unwrap();
+            let decoders =
+                DecodePool::start(threads, 8, &preprocessor, &sender, &metrics, &Arc::new(Vitals::new(1))).unwrap();
             Self { decoders, board: Arc::new(Board::new(8)), entries }
         }
 

@@ -46,10 +46,13 @@ use crate::{
     model::Signature,
 };
 
-/// How long a request may wait when its client does not say.
+/// How long a request may wait when neither its client nor the model's configuration says.
 pub const DEFAULT_TIMEOUT: Duration = Duration::from_mins(1);
 /// How long an execution may take before its callers stop waiting for it, and liveness takes the device for hung.
 const EXECUTION_TIMEOUT: Duration = Duration::from_mins(2);
+
+/// What a request hears that finds the queue full.
+const QUEUE_FULL: InferError = InferError::QueueFull { retry_after: Duration::from_secs(1) };
 
 /// What images in a request are for this model.
 #[derive(Debug, Clone)]
@@ -75,6 +78,29 @@ pub struct EngineConfig {
     pub images: Images,
     /// Threads that decode.
     pub decode_threads: usize,
+    /// The batch sizes that the device takes; smaller batches are padded up. Empty: it takes any.
+    pub buckets: Vec<usize>,
+    /// The most rows in one request.
+    pub max_request_rows: usize,
+    /// How many priorities there are.
+    pub priority_levels: u64,
+    /// The priority of a request that asks for none.
+    pub default_priority: u64,
+    /// How long a request may wait when its client does not say.
+    pub default_timeout: Duration,
+}
+
+/// One request.
+#[derive(Debug)]
+pub struct Call {
+    /// What the client sent.
+    pub payload: Payload,
+    /// When the last byte was read.
+    pub arrived: Instant,
+    /// How long it may wait, by the client's wish; none for the model's default.
+    pub timeout: Option<Duration>,
+    /// 1 is the highest; 0 is the model's default.
+    pub priority: u64,
 }
 
 /// Why there is no answer.
@@ -88,7 +114,10 @@ pub enum InferError {
     TooLarge(String),
     /// The queue has its most requests.
     #[error("Exceeds maximum queue size")]
-    QueueFull,
+    QueueFull {
+        /// When another attempt has a chance.
+        retry_after: Duration,
+    },
     /// The request waited longer than its timeout.
     #[error("Request timeout expired")]
     Timeout,
@@ -110,13 +139,26 @@ pub struct Answer {
     pub outputs: Vec<NamedTensor>,
     /// The rows of the batch that the request was in.
     pub batch_rows: usize,
-    /// How long it waited for the device after it was able to run.
-    pub queue: Duration,
-    /// How long its batch executed.
-    pub compute: Duration,
+    /// Where the time went.
+    pub timing: Timing,
 }
 
-/// One model on one device.
+/// The phases of one request.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Timing {
+    /// Decoding its images.
+    pub decode: Duration,
+    /// Waiting for the device after it was able to run.
+    pub queue: Duration,
+    /// Handing its batch's inputs over.
+    pub compute_input: Duration,
+    /// Executing its batch.
+    pub compute: Duration,
+    /// Taking its batch's outputs.
+    pub compute_output: Duration,
+}
+
+/// One model on one or more devices.
 pub struct Engine {
     config: EngineConfig,
     signature: Arc<Signature>,
@@ -129,21 +171,26 @@ pub struct Engine {
 }
 
 impl Engine {
-    /// Starts the threads.
+    /// Starts the threads; every device is one instance of the same model.
     ///
     /// # Errors
-    /// When the system gives no thread.
-    pub fn start(device: Box<dyn Device>, mut config: EngineConfig, metrics: Arc<Metrics>) -> std::io::Result<Self> {
-        let signature = Arc::new(device.signature().clone());
+    /// When the system gives no thread, or there is no device.
+    pub fn start(
+        devices: Vec<Box<dyn Device>>,
+        mut config: EngineConfig,
+        metrics: Arc<Metrics>,
+    ) -> std::io::Result<Self> {
+        let first = devices.first().ok_or_else(|| std::io::Error::other("an engine needs a device"))?;
+        let signature = Arc::new(first.signature().clone());
         if !signature.is_batched() {
             config.policy.max_rows = 1;
         }
         let board = Arc::new(Board::new(config.max_queue_size));
         let capacity = 2 * config.max_queue_size;
         let (entries, ready) = bounded(capacity);
-        let (batches, to_run) = bounded::<Batch>(1);
-        let (finished, idle) = bounded(2);
-        let vitals = Arc::new(Vitals::default());
+        let (batches, to_run) = bounded::<Batch>(devices.len());
+        let (finished, idle) = bounded(2 * devices.len());
+        let vitals = Arc::new(Vitals::new(devices.len()));
         let preprocessor = match &config.images {
             Images::Decoded(preprocessor) => Some(Arc::clone(preprocessor)),
             Images::Refused | Images::Ignored => None,
@@ -159,35 +206,41 @@ impl Engine {
             entries: ready,
             finished: idle,
             batches,
+            devices: devices.len(),
             vitals: Arc::clone(&vitals),
         }
         .start()?;
-        Worker {
-            device,
-            signature: Arc::clone(&signature),
-            board: Arc::clone(&board),
-            metrics: Arc::clone(&metrics),
-            batches: to_run,
-            finished,
-            vitals: Arc::clone(&vitals),
+        for (instance, device) in devices.into_iter().enumerate() {
+            Worker {
+                instance,
+                device,
+                signature: Arc::clone(&signature),
+                board: Arc::clone(&board),
+                metrics: Arc::clone(&metrics),
+                batches: to_run.clone(),
+                finished: finished.clone(),
+                vitals: Arc::clone(&vitals),
+            }
+            .start()?;
         }
-        .start()?;
         let draining = AtomicBool::new(false);
         Ok(Self { config, signature, board, entries, decoders, metrics, vitals, draining })
     }
 
-    /// Answers one request that was read completely at `arrived`. Dropping the future abandons the request.
+    /// Answers one request. Dropping the future abandons it.
     ///
     /// # Errors
     /// When the request is wrong, can't be admitted, waits too long or fails in the device.
-    pub async fn infer(&self, payload: Payload, arrived: Instant, timeout: Duration) -> Result<Answer, InferError> {
+    pub async fn infer(&self, call: Call) -> Result<Answer, InferError> {
+        let Call { payload, arrived, timeout, .. } = call;
+        let timeout = timeout.unwrap_or(self.config.default_timeout).min(DEFAULT_TIMEOUT);
         let image_input = if matches!(self.config.images, Images::Refused) { None } else { Some(0) };
         let (work, rows) =
             request::arrange(payload, &self.config.model, &self.signature, image_input, self.config.policy.max_rows)
                 .map_err(InferError::Invalid)?;
         let Some(ticket) = self.board.admit(rows, arrived, self.config.decode_threads) else {
             self.metrics.reject(Rejected::QueueFull, rows);
-            return Err(InferError::QueueFull);
+            return Err(QUEUE_FULL);
         };
         // Counts the caller that goes away: nothing after the answer is awaited, so only an unfinished wait is dropped.
         let mut departure = Departure { metrics: &self.metrics, ticket: Some(&ticket) };
@@ -206,13 +259,13 @@ impl Engine {
         let result = if accepted {
             self.wait(&ticket, answer, arrived + timeout).await
         } else if self.is_alive() {
-            Err(InferError::QueueFull)
+            Err(QUEUE_FULL)
         } else {
             Err(InferError::Stopped)
         };
         departure.ticket = None;
         match &result {
-            Err(InferError::QueueFull) => self.metrics.reject(Rejected::QueueFull, rows),
+            Err(InferError::QueueFull { .. }) => self.metrics.reject(Rejected::QueueFull, rows),
             Err(InferError::Timeout) => {
                 self.metrics.reject(Rejected::Timeout, rows);
                 self.metrics.fail(Failed::Rejected);

@@ -41,16 +41,21 @@ fn engine(run: impl FnMut(&BatchInput) -> Result<(), DeviceError> + Send + 'stat
         max_queue_size: 64,
         images: Images::Refused,
         decode_threads: 1,
+        buckets: Vec::new(),
+        max_request_rows: 64,
+        priority_levels: 1,
+        default_priority: 1,
+        default_timeout: DEFAULT_TIMEOUT,
     };
     let metrics = Arc::new(Metrics::new("m", "1").unwrap());
-    Engine::start(Box::new(Scripted { signature, run }), config, metrics).unwrap()
+    Engine::start(vec![Box::new(Scripted { signature, run })], config, metrics).unwrap()
 }
 
 async fn infer(engine: &Engine, shape: [usize; 2], byte: u8) -> Result<Vec<u8>, InferError> {
     let data = Data::Fixed(Bytes::from(vec![byte; shape[0] * shape[1]]));
     let tensor = Tensor { data_type: DataType::Uint8, shape: shape.to_vec(), data };
     let payload = Payload::Tensors(vec![NamedTensor { name: "x".to_owned(), tensor }]);
-    let answer = engine.infer(payload, Instant::now(), Duration::from_secs(30)).await?;
+    let answer = engine.infer(Call { payload, arrived: Instant::now(), timeout: None, priority: 0 }).await?;
     assert_eq!(answer.outputs[0].tensor.shape, shape);
     let Data::Fixed(bytes) = &answer.outputs[0].tensor.data else { panic!("numbers") };
     Ok(bytes.to_vec())

@@ -10,35 +10,49 @@ use std::{
 };
 
 /// The state of the engine's threads.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(super) struct Vitals {
     has_died: AtomicBool,
-    executing_since: Mutex<Option<Instant>>,
+    /// One for each device.
+    executing_since: Vec<Mutex<Option<Instant>>>,
 }
 
 /// Held by a thread for its life; a thread that ends in a panic takes the engine's life with it.
 pub(super) struct Pulse<'a>(pub(super) &'a Vitals);
 
 impl Vitals {
+    /// The state of an engine with `devices` devices.
+    pub(super) fn new(devices: usize) -> Self {
+        Self { has_died: AtomicBool::new(false), executing_since: (0..devices).map(|_| Mutex::default()).collect() }
+    }
+
     /// Declares the engine dead.
     pub(super) fn die(&self) {
         self.has_died.store(true, Ordering::Release);
     }
 
     /// Notes that an execution begins.
-    pub(super) fn begin(&self) {
-        *self.executing_since.lock().unwrap_or_else(PoisonError::into_inner) = Some(Instant::now());
+    pub(super) fn begin(&self, device: usize) {
+        self.note(device, Some(Instant::now()));
     }
 
     /// Notes that it has ended.
-    pub(super) fn end(&self) {
-        *self.executing_since.lock().unwrap_or_else(PoisonError::into_inner) = None;
+    pub(super) fn end(&self, device: usize) {
+        self.note(device, None);
+    }
+
+    fn note(&self, device: usize, since: Option<Instant>) {
+        if let Some(place) = self.executing_since.get(device) {
+            *place.lock().unwrap_or_else(PoisonError::into_inner) = since;
+        }
     }
 
     /// Whether every thread is there and no execution hangs for longer than `limit`.
     pub(super) fn is_alive(&self, limit: Duration) -> bool {
-        let since = *self.executing_since.lock().unwrap_or_else(PoisonError::into_inner);
-        !self.has_died.load(Ordering::Acquire) && since.is_none_or(|since| since.elapsed() < limit)
+        let hangs = |place: &Mutex<Option<Instant>>| {
+            place.lock().unwrap_or_else(PoisonError::into_inner).is_some_and(|since| since.elapsed() >= limit)
+        };
+        !self.has_died.load(Ordering::Acquire) && !self.executing_since.iter().any(hangs)
     }
 }
 
@@ -60,7 +74,7 @@ mod tests {
 
     #[test]
     fn a_thread_that_panics_is_missed_and_one_that_ends_is_not() {
-        let vitals = Arc::new(Vitals::default());
+        let vitals = Arc::new(Vitals::new(1));
         let run = |panics: bool| {
             let vitals = Arc::clone(&vitals);
             let thread = thread::spawn(move || {
@@ -77,12 +91,12 @@ mod tests {
 
     #[test]
     fn an_execution_that_hangs_is_missed() {
-        let vitals = Vitals::default();
-        vitals.begin();
+        let vitals = Vitals::new(2);
+        vitals.begin(1);
         assert!(vitals.is_alive(Duration::from_mins(1)));
         thread::sleep(LIMIT);
         assert!(!vitals.is_alive(LIMIT));
-        vitals.end();
+        vitals.end(1);
         assert!(vitals.is_alive(LIMIT));
     }
 }

@@ -149,6 +149,12 @@ impl Clock {
         now.saturating_duration_since(self.arrived).saturating_sub(own)
     }
 
+    /// How long its images took to decode so far, those of the same time counted once.
+    pub(super) fn decoded(&self) -> Duration {
+        let decoding = self.decoding();
+        decoding.done / decoding.parallel.max(1)
+    }
+
     fn decoding(&self) -> MutexGuard<'_, Decoding> {
         self.decoding.lock().unwrap_or_else(PoisonError::into_inner)
     }

@@ -10,7 +10,7 @@ use std::{
 use crossbeam_channel::{Receiver, Sender};
 
 use super::{
-    Answer, InferError,
+    Answer, InferError, Timing,
     pipeline::{Batch, Member},
     request::NamedTensor,
     vitals::{Pulse, Vitals},
@@ -25,6 +25,8 @@ use crate::{
 
 /// Runs batches.
 pub(super) struct Worker {
+    /// Its device's place among the devices.
+    pub(super) instance: usize,
     /// What executes them; nobody else touches it.
     pub(super) device: Box<dyn Device>,
     /// What the model gives.
@@ -55,7 +57,7 @@ impl Worker {
     /// # Errors
     /// When the system gives no thread.
     pub(super) fn start(self) -> std::io::Result<()> {
-        thread::Builder::new().name("device".to_owned()).spawn(move || self.run()).map(drop)
+        thread::Builder::new().name(format!("device-{}", self.instance)).spawn(move || self.run()).map(drop)
     }
 
     fn run(mut self) {
@@ -63,9 +65,9 @@ impl Worker {
         let _pulse = Pulse(&vitals);
         while let Ok(mut batch) = self.batches.recv() {
             let started = self.begin(&mut batch);
-            vitals.begin();
+            vitals.begin(self.instance);
             let result = catch_unwind(AssertUnwindSafe(|| self.device.run(&batch.inputs)));
-            vitals.end();
+            vitals.end(self.instance);
             let rows = batch.rows;
             // The memory goes back first: the next batch can start to fill and be sent while these are answered.
             if self.finished.send(batch).is_err() {
@@ -135,7 +137,14 @@ impl Worker {
                 .collect();
             from += member.rows;
             let total = member.clock.arrived().elapsed();
-            let answer = Answer { outputs, batch_rows: rows, queue, compute: executed.infer };
+            let timing = Timing {
+                decode: member.clock.decoded(),
+                queue,
+                compute_input: executed.input,
+                compute: executed.infer,
+                compute_output: executed.output,
+            };
+            let answer = Answer { outputs, batch_rows: rows, timing };
             if member.reply.send(Ok(answer)).is_ok() {
                 self.metrics.request_success.inc();
                 self.metrics.request_duration_us.inc_by(micros(total));

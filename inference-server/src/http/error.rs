@@ -41,7 +41,7 @@ impl From<InferError> for ApiError {
         let status = match error {
             InferError::Invalid(_) => StatusCode::BAD_REQUEST,
             InferError::TooLarge(_) => StatusCode::PAYLOAD_TOO_LARGE,
-            InferError::QueueFull => StatusCode::TOO_MANY_REQUESTS,
+            InferError::QueueFull { .. } => StatusCode::TOO_MANY_REQUESTS,
             InferError::Timeout | InferError::Draining | InferError::Stopped => StatusCode::SERVICE_UNAVAILABLE,
             InferError::Backend(_) => StatusCode::INTERNAL_SERVER_ERROR,
         };

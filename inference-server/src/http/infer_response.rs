@@ -92,8 +92,8 @@ impl Form {
         };
         let timing = format!(
             "queue;dur={:.3}, compute;dur={:.3}, batch;desc=\"{}\"",
-            answer.queue.as_secs_f64() * 1e3,
-            answer.compute.as_secs_f64() * 1e3,
+            answer.timing.queue.as_secs_f64() * 1e3,
+            answer.timing.compute.as_secs_f64() * 1e3,
             answer.batch_rows
         );
         if let Ok(timing) = HeaderValue::from_str(&timing) {

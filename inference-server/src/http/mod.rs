@@ -37,7 +37,7 @@ use self::{
     pages::Target,
 };
 use crate::{
-    engine::{DEFAULT_TIMEOUT, Engine, Images},
+    engine::{Call, Engine, Images},
     metrics::{self, Metrics},
 };
 
@@ -149,8 +149,8 @@ async fn infer(State(app): State<Arc<App>>, _target: Target, request: Request) -
     };
     let form = Form::new(&request, &app.model, serving.engine.signature())?;
     let InferRequest { payload, timeout_microseconds, .. } = request;
-    let timeout = timeout_microseconds.map_or(DEFAULT_TIMEOUT, Duration::from_micros).min(DEFAULT_TIMEOUT);
-    let answer = serving.engine.infer(payload, arrived, timeout).await?;
+    let timeout = timeout_microseconds.map(Duration::from_micros);
+    let answer = serving.engine.infer(Call { payload, arrived, timeout, priority: 0 }).await?;
     Ok(form.respond(&answer, &app.model, &serving.version))
 }
 
