@@ -53,6 +53,11 @@ impl Failure {
         Self { reason, message: message.into(), fix: fix.into() }
     }
 
+    /// A defect of the server or of the machine.
+    pub fn internal(message: &str) -> Self {
+        Self::new(Reason::Internal, message, "report this with the server's log")
+    }
+
     /// The termination message, shortened to fit.
     pub fn to_json(&self) -> String {
         let mut message_bytes = self.message.len();

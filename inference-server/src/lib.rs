@@ -8,6 +8,7 @@
 //! - [`engine`]: the one way in. It admits or refuses, decodes images, forms batches, runs them and answers.
 //! - [`image`]: from a file's bytes to the model's pixels, with Pillow's arithmetic.
 //! - [`device`]: what executes a batch: ONNX Runtime, or a timer that only takes as long as one would.
+//! - [`repository`]: which models there are, and the life of each.
 //! - [`metrics`]: how the server is seen.
 //! - [`warm_up`], [`lifecycle`]: how it becomes ready, and how it starts, drains and stops.
 //!
@@ -22,6 +23,7 @@ pub mod image;
 pub mod lifecycle;
 pub mod metrics;
 pub mod model;
+pub mod repository;
 pub mod settings;
 pub mod tensor;
 pub mod warm_up;

@@ -4,14 +4,14 @@
 //! what Triton does not measure has names of our own. All series carry `model` and `version`.
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, btree_map::Entry},
     sync::{Mutex, PoisonError},
     time::{Duration, SystemTime, UNIX_EPOCH},
 };
 
 use prometheus::{
     Counter, CounterVec, Encoder, Error, Gauge, Histogram, HistogramOpts, IntCounter, IntCounterVec, IntGauge, Opts,
-    Registry, TextEncoder, core::Collector,
+    Registry, TextEncoder, core::Collector, proto::MetricFamily,
 };
 
 /// From one millisecond to ten seconds in doublings: the queue target is tens of milliseconds, an overload seconds.
@@ -258,15 +258,25 @@ impl Metrics {
     pub fn batches(&self) -> BTreeMap<usize, BatchTimes> {
         self.batches.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
+}
 
-    /// The page in the text format, version 0.0.4.
-    pub fn render(&self) -> String {
-        let mut page = Vec::new();
-        if let Err(error) = TextEncoder::new().encode(&self.registry.gather(), &mut page) {
-            tracing::error!(%error, "the metrics can't be written");
+/// The page of several models in the text format, version 0.0.4: a family's name once, the models' lines below it.
+pub fn render<'a>(models: impl IntoIterator<Item = &'a Metrics>) -> String {
+    let mut families: BTreeMap<String, MetricFamily> = BTreeMap::new();
+    for mut family in models.into_iter().flat_map(|metrics| metrics.registry.gather()) {
+        match families.entry(family.name().to_owned()) {
+            Entry::Vacant(entry) => {
+                entry.insert(family);
+            }
+            Entry::Occupied(mut entry) => entry.get_mut().mut_metric().extend(family.take_metric()),
         }
-        String::from_utf8(page).unwrap_or_default()
     }
+    let families: Vec<MetricFamily> = families.into_values().collect();
+    let mut page = Vec::new();
+    if let Err(error) = TextEncoder::new().encode(&families, &mut page) {
+        tracing::error!(%error, "the metrics can't be written");
+    }
+    String::from_utf8(page).unwrap_or_default()
 }
 
 /// The part of the page that needs no model: when the process started.
@@ -353,7 +363,7 @@ mod tests {
     fn the_page_has_triton_s_lines_before_the_first_request() {
         let metrics = Metrics::new("clip", "1").unwrap();
         metrics.set_info("Cpu", "abc").unwrap();
-        let page = metrics.render();
+        let page = render([&metrics]);
         for line in [
             r#"nv_inference_request_success{model="clip",version="1"} 0"#,
             r#"nv_inference_request_failure{model="clip",reason="REJECTED",version="1"} 0"#,
@@ -372,11 +382,21 @@ mod tests {
         let times = BatchTimes { count: 1, infer: Duration::from_millis(500), ..BatchTimes::default() };
         metrics.executed(4, times);
         metrics.executed(4, times);
-        let page = metrics.render();
+        let page = render([&metrics]);
         assert!(page.contains(r#"nv_inference_count{model="clip",version="1"} 8"#));
         assert!(page.contains(r#"nv_inference_exec_count{model="clip",version="1"} 2"#));
         assert!(page.contains(r#"flotilla_device_batches_total{batch_size="4",model="clip",version="1"} 2"#));
         assert!(page.contains(r#"flotilla_device_batch_seconds_total{batch_size="4",model="clip",version="1"} 1"#));
         assert_eq!(metrics.batches()[&4].count, 2);
+    }
+    #[test]
+    fn a_page_of_two_models_names_each_family_once() {
+        let models = ["a", "b"].map(|model| Metrics::new(model, "1").unwrap());
+        let page = render(&models);
+        for line in [r#"nv_inference_count{model="a",version="1"} 0"#, r#"nv_inference_count{model="b",version="1"} 0"#]
+        {
+            assert!(page.contains(line), "{line} is not in\n{page}");
+        }
+        assert_eq!(page.matches("# TYPE nv_inference_count counter").count(), 1);
     }
 }

@@ -91,7 +91,8 @@ async fn a_failed_batch_fails_its_members_and_no_others() {
     assert_eq!(infer(&engine, [1, 1], 2).await, Ok(vec![2]));
     assert!(engine.is_alive());
     assert!(
-        engine.metrics().render().contains(r#"nv_inference_request_failure{model="m",reason="BACKEND",version="1"} 1"#)
+        crate::metrics::render([engine.metrics()])
+            .contains(r#"nv_inference_request_failure{model="m",reason="BACKEND",version="1"} 1"#)
     );
 }
 

@@ -12,10 +12,10 @@ mod pages;
 
 use std::{
     sync::{
-        Arc, OnceLock,
+        Arc,
         atomic::{AtomicBool, Ordering},
     },
-    time::{Duration, Instant, SystemTime},
+    time::{Duration, Instant},
 };
 
 use axum::{
@@ -37,67 +37,46 @@ use self::{
     pages::Target,
 };
 use crate::{
-    engine::{Call, Engine, Images},
-    metrics::{self, Metrics},
+    engine::{Call, Images},
+    repository::Repository,
 };
 
 /// JSON beyond this size takes milliseconds to parse.
 const LARGE_JSON: usize = 256 * 1024;
 
-/// A loaded model.
-pub struct Serving {
-    /// The engine.
-    pub engine: Engine,
-    /// The model's version, a number in text.
-    pub version: String,
-}
-
 /// What the handlers share.
 pub struct App {
-    /// The model's name.
-    pub model: String,
+    /// The models.
+    pub repository: Arc<Repository>,
     /// The most bytes in one body.
     pub max_body_bytes: usize,
     /// The bytes of all bodies.
     pub budget: Arc<BodyBudget>,
     /// Places for reading large JSON, which takes several times its size in memory, and a core for a while.
     pub large_json: Semaphore,
-    /// When the process started.
-    pub started: SystemTime,
-    /// The model's metrics, from when its version is known.
-    pub metrics: OnceLock<Arc<Metrics>>,
-    /// The engine, from when the model is ready.
-    pub serving: OnceLock<Serving>,
     /// Whether the server is on its way out: not ready, and answering with `Connection: close`.
     pub is_leaving: AtomicBool,
 }
 
 impl App {
-    /// The state of a server that has loaded nothing yet.
-    pub fn new(model: String, max_body_bytes: usize) -> Arc<Self> {
+    /// The state of a server.
+    pub fn new(repository: Arc<Repository>, max_body_bytes: usize) -> Arc<Self> {
         Arc::new(Self {
-            model,
+            repository,
             max_body_bytes,
             // A full body for each of eight clients; smaller ones share.
             budget: BodyBudget::new(max_body_bytes.saturating_mul(8)),
             large_json: Semaphore::new(2),
-            started: SystemTime::now(),
-            metrics: OnceLock::new(),
-            serving: OnceLock::new(),
             is_leaving: AtomicBool::new(false),
         })
     }
 
-    fn serving(&self) -> Result<&Serving, ApiError> {
-        self.serving.get().ok_or_else(ApiError::not_ready)
-    }
-
-    fn is_live(&self) -> bool {
-        self.serving.get().is_none_or(|serving| serving.engine.is_alive())
-    }
-
     fn is_ready(&self) -> bool {
-        self.serving.get().is_some() && self.is_live() && !self.is_leaving.load(Ordering::Acquire)
+        self.takes_requests() && self.repository.is_ready()
+    }
+
+    fn takes_requests(&self) -> bool {
+        !self.is_leaving.load(Ordering::Acquire)
     }
 }
 
@@ -131,8 +110,8 @@ fn with_errors(router: Router<Arc<App>>) -> Router<Arc<App>> {
         .method_not_allowed_fallback(async || ApiError::new(StatusCode::METHOD_NOT_ALLOWED, "Method Not Allowed"))
 }
 
-async fn infer(State(app): State<Arc<App>>, _target: Target, request: Request) -> Result<Response, ApiError> {
-    let serving = app.serving()?;
+async fn infer(State(app): State<Arc<App>>, target: Target, request: Request) -> Result<Response, ApiError> {
+    let serving = target.serving()?;
     serving.engine.begin()?;
     let (parts, body) = request.into_parts();
     let kind = BodyKind::of(&parts.headers)?;
@@ -142,16 +121,16 @@ async fn infer(State(app): State<Arc<App>>, _target: Target, request: Request) -
     let request = match kind {
         BodyKind::Image if takes_images => infer_request::image(body),
         BodyKind::Image => {
-            let message = format!("the model '{}' has no preprocessing and takes no images", app.model);
+            let message = format!("the model '{}' has no preprocessing and takes no images", serving.name);
             return Err(ApiError::new(StatusCode::UNSUPPORTED_MEDIA_TYPE, message));
         }
         BodyKind::Tensors { header_length } => parse(&app, body, header_length, takes_images).await?,
     };
-    let form = Form::new(&request, &app.model, serving.engine.signature())?;
+    let form = Form::new(&request, &serving.name, serving.engine.signature())?;
     let InferRequest { payload, timeout_microseconds, .. } = request;
     let timeout = timeout_microseconds.map(Duration::from_micros);
     let answer = serving.engine.infer(Call { payload, arrived, timeout, priority: 0 }).await?;
-    Ok(form.respond(&answer, &app.model, &serving.version))
+    Ok(form.respond(&answer, &serving.name, &serving.version))
 }
 
 /// Parses a body: a small one here, a large JSON on a thread of its own, so that health probes are answered meanwhile.
@@ -205,13 +184,7 @@ impl BodyKind {
 }
 
 async fn metrics_page(State(app): State<Arc<App>>) -> Response {
-    let mut page = metrics::process_page(app.started);
-    match (app.serving.get(), app.metrics.get()) {
-        (Some(serving), _) => page += &serving.engine.metrics().render(),
-        (None, Some(metrics)) => page += &metrics.render(),
-        (None, None) => {}
-    }
-    let mut response = Body::from(page).into_response();
+    let mut response = Body::from(app.repository.metrics_page()).into_response();
     response
         .headers_mut()
         .insert(header::CONTENT_TYPE, HeaderValue::from_static("text/plain; version=0.0.4; charset=utf-8"));

@@ -10,34 +10,47 @@ use axum::{
 use serde_json::{Value, json};
 
 use super::{
-    App, Serving,
+    App,
     error::{ApiError, json_response},
 };
-use crate::{metrics::Metrics, model::TensorSpec, tensor::DataType};
+use crate::{
+    metrics::Metrics,
+    model::TensorSpec,
+    repository::{ModelError, Serving},
+    tensor::DataType,
+};
 
-/// The model that a path names; extracting it is the check that it is the one served.
-pub(super) struct Target;
+/// The model that a path names; extracting it is the check that it is one of the server's.
+pub(super) struct Target {
+    model: String,
+    serving: Option<Arc<Serving>>,
+}
+
+impl Target {
+    /// The model, when it is ready.
+    pub(super) fn serving(self) -> Result<Arc<Serving>, ApiError> {
+        self.serving.ok_or_else(ApiError::not_ready)
+    }
+}
 
 impl FromRequestParts<Arc<App>> for Target {
     type Rejection = ApiError;
 
     async fn from_request_parts(parts: &mut Parts, app: &Arc<App>) -> Result<Self, ApiError> {
-        let Path(path) = Path::<HashMap<String, String>>::from_request_parts(parts, app)
+        let Path(mut path) = Path::<HashMap<String, String>>::from_request_parts(parts, app)
             .await
             .map_err(|error| ApiError::bad_request(error.body_text()))?;
-        let model = path.get("model").map(String::as_str).unwrap_or_default();
-        if model != app.model {
-            return Err(ApiError::bad_request(format!("Request for unknown model: '{model}' is not found")));
-        }
-        let Some(version) = path.get("version") else { return Ok(Self) };
-        if version.is_empty() || !version.bytes().all(|byte| byte.is_ascii_digit()) {
+        let model = path.remove("model").unwrap_or_default();
+        let version = path.get("version").map(String::as_str);
+        if version.is_some_and(|version| version.is_empty() || !version.bytes().all(|byte| byte.is_ascii_digit())) {
             return Err(ApiError::new(StatusCode::NOT_FOUND, "Not Found"));
         }
-        if *version != app.serving()?.version {
-            let message = format!("Request for unknown model: '{model}' version {version} is not found");
-            return Err(ApiError::bad_request(message));
-        }
-        Ok(Self)
+        let serving = match app.repository.model(&model, version) {
+            Ok(serving) => Some(serving),
+            Err(ModelError::NotReady) => None,
+            Err(unknown) => return Err(ApiError::bad_request(unknown.to_string())),
+        };
+        Ok(Self { model, serving })
     }
 }
 
@@ -50,23 +63,26 @@ pub(super) async fn server() -> Response {
 }
 
 pub(super) async fn live(State(app): State<Arc<App>>) -> Response {
-    health(app.is_live(), &json!({"live": app.is_live()}))
+    let is_live = app.repository.is_live();
+    health(is_live, &json!({"live": is_live}))
 }
 
 pub(super) async fn ready(State(app): State<Arc<App>>) -> Response {
-    health(app.is_ready(), &json!({"ready": app.is_ready()}))
+    let is_ready = app.is_ready();
+    health(is_ready, &json!({"ready": is_ready}))
 }
 
-pub(super) async fn model_ready(State(app): State<Arc<App>>, _target: Target) -> Response {
-    health(app.is_ready(), &json!({"name": app.model, "ready": app.is_ready()}))
+pub(super) async fn model_ready(State(app): State<Arc<App>>, target: Target) -> Response {
+    let is_ready = app.takes_requests() && target.serving.is_some_and(|serving| serving.engine.is_alive());
+    health(is_ready, &json!({"name": target.model, "ready": is_ready}))
 }
 
 fn health(is_good: bool, body: &Value) -> Response {
     json_response(if is_good { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE }, body)
 }
 
-pub(super) async fn metadata(State(app): State<Arc<App>>, _target: Target) -> Result<Response, ApiError> {
-    let serving = app.serving()?;
+pub(super) async fn metadata(target: Target) -> Result<Response, ApiError> {
+    let serving = target.serving()?;
     let signature = serving.engine.signature();
     let tensors = |specs: &[TensorSpec]| -> Vec<Value> {
         specs
@@ -77,7 +93,7 @@ pub(super) async fn metadata(State(app): State<Arc<App>>, _target: Target) -> Re
     Ok(json_response(
         StatusCode::OK,
         &json!({
-            "name": app.model,
+            "name": serving.name,
             "versions": [serving.version],
             "platform": signature.platform,
             "inputs": tensors(&signature.inputs),
@@ -87,8 +103,8 @@ pub(super) async fn metadata(State(app): State<Arc<App>>, _target: Target) -> Re
 }
 
 /// Triton's model configuration, as far as this server has one.
-pub(super) async fn config(State(app): State<Arc<App>>, _target: Target) -> Result<Response, ApiError> {
-    let serving = app.serving()?;
+pub(super) async fn config(target: Target) -> Result<Response, ApiError> {
+    let serving = target.serving()?;
     let signature = serving.engine.signature();
     let policy = serving.engine.config().policy;
     // With a batch size above zero, the configuration's shapes leave the batch dimension out.
@@ -105,7 +121,7 @@ pub(super) async fn config(State(app): State<Arc<App>>, _target: Target) -> Resu
     Ok(json_response(
         StatusCode::OK,
         &json!({
-            "name": app.model,
+            "name": serving.name,
             "platform": signature.platform,
             "backend": "onnxruntime",
             "version_policy": {"latest": {"num_versions": 1}},
@@ -126,16 +142,18 @@ fn config_type(data_type: DataType) -> String {
     if data_type == DataType::Bytes { "TYPE_STRING".to_owned() } else { format!("TYPE_{}", data_type.name()) }
 }
 
-pub(super) async fn statistics(State(app): State<Arc<App>>, _target: Target) -> Result<Response, ApiError> {
-    Ok(statistics_of(&app, app.serving()?))
+pub(super) async fn statistics(target: Target) -> Result<Response, ApiError> {
+    let statistics = statistics_of(&*target.serving()?);
+    Ok(json_response(StatusCode::OK, &json!({"model_stats": [statistics]})))
 }
 
-pub(super) async fn all_statistics(State(app): State<Arc<App>>) -> Result<Response, ApiError> {
-    Ok(statistics_of(&app, app.serving()?))
+pub(super) async fn all_statistics(State(app): State<Arc<App>>) -> Response {
+    let statistics: Vec<Value> = app.repository.servings().iter().map(|serving| statistics_of(serving)).collect();
+    json_response(StatusCode::OK, &json!({"model_stats": statistics}))
 }
 
 /// Triton's statistics; its clients read every one of these numbers.
-fn statistics_of(app: &App, serving: &Serving) -> Response {
+fn statistics_of(serving: &Serving) -> Value {
     let metrics: &Metrics = serving.engine.metrics();
     let success = metrics.request_success.get();
     let micros = |sum: u64| json!({"count": success, "ns": sum.saturating_mul(1000)});
@@ -153,26 +171,23 @@ fn statistics_of(app: &App, serving: &Serving) -> Response {
             })
         })
         .collect();
-    json_response(
-        StatusCode::OK,
-        &json!({"model_stats": [{
-            "name": app.model,
-            "version": serving.version,
-            "last_inference": 0,
-            "inference_count": metrics.inference_count.get(),
-            "execution_count": metrics.exec_count.get(),
-            "inference_stats": {
-                "success": micros(metrics.request_duration_us.get()),
-                "fail": {"count": metrics.failures(), "ns": 0},
-                "queue": micros(metrics.queue_duration_us.get()),
-                "compute_input": micros(metrics.compute_input_duration_us.get()),
-                "compute_infer": micros(metrics.compute_infer_duration_us.get()),
-                "compute_output": micros(metrics.compute_output_duration_us.get()),
-                "cache_hit": none,
-                "cache_miss": none,
-            },
-            "response_stats": {},
-            "batch_stats": batches,
-        }]}),
-    )
+    json!({
+        "name": serving.name,
+        "version": serving.version,
+        "last_inference": 0,
+        "inference_count": metrics.inference_count.get(),
+        "execution_count": metrics.exec_count.get(),
+        "inference_stats": {
+            "success": micros(metrics.request_duration_us.get()),
+            "fail": {"count": metrics.failures(), "ns": 0},
+            "queue": micros(metrics.queue_duration_us.get()),
+            "compute_input": micros(metrics.compute_input_duration_us.get()),
+            "compute_infer": micros(metrics.compute_infer_duration_us.get()),
+            "compute_output": micros(metrics.compute_output_duration_us.get()),
+            "cache_hit": none,
+            "cache_miss": none,
+        },
+        "response_stats": {},
+        "batch_stats": batches,
+    })
 }
