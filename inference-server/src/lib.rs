@@ -5,6 +5,7 @@
 //! - [`arguments`], [`settings`] and [`failure`]: what the server is told to do, and how it says that it can't.
 //! - [`tensor`], [`model`]: the data that travels, and what a model wants and gives.
 //! - [`http`]: the wire. It parses, calls the engine and formats; a second protocol would sit beside it.
+//! - [`wire`]: the messages of gRPC, made from `proto/`.
 //! - [`engine`]: the one way in. It admits or refuses, decodes images, forms batches, runs them and answers.
 //! - [`image`]: from a file's bytes to the model's pixels, with Pillow's arithmetic.
 //! - [`device`]: what executes a batch: ONNX Runtime, or a timer that only takes as long as one would.
@@ -27,3 +28,4 @@ pub mod repository;
 pub mod settings;
 pub mod tensor;
 pub mod warm_up;
+pub mod wire;
