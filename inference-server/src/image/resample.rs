@@ -1,158 +1,204 @@
-//! Bicubic resampling with Pillow's arithmetic, to the bit: a model that was trained on what Pillow makes gets the same.
+//! Resampling with Pillow's arithmetic, to the bit: a model that was trained on what Pillow makes gets the same.
 //!
-//! Two passes, horizontal first, over 8-bit pixels, each rounded and clipped to 0..=255; the kernel is Catmull-Rom's (a = -0.5),
-//! widened by the scale when the image shrinks; coefficients are 22-bit fixed point. Only the columns and rows that the crop
-//! keeps are computed, which changes no result.
+//! Two passes, horizontal first, over 8-bit samples, each rounded and clipped to 0..=255; coefficients are 22-bit fixed point.
+//! Rows are taken one by one as a decoder has them, and only those rows and columns that the crop keeps are computed: neither
+//! changes a result, and no image is ever in memory as a whole.
 
-/// Pillow's precision: 32 bits less 8 for the pixel and 2 for the kernel's overshoot.
-const PRECISION_BITS: u32 = 32 - 8 - 2;
+use std::ops::Range;
 
-/// The taps of one output position: the first input position, and a weight for each from there on.
-struct Taps {
-    first: usize,
-    weights: Vec<i32>,
+use fearless_simd::{Level, dispatch};
+
+use super::taps::{Axis, PRECISION_BITS, Taps};
+
+/// Half of the last kept place: what makes a shift round.
+const HALF: i32 = 1 << (PRECISION_BITS - 1);
+/// How many products are added side by side: a register of AVX2 holds eight sums.
+const LANES: usize = 8;
+
+/// Resizes one image after the other; its buffers are kept.
+#[derive(Debug)]
+pub struct Resampler {
+    level: Level,
+    columns: Taps,
+    rows: Taps,
+    planes: usize,
+    /// The row at hand after the horizontal pass, plane after plane.
+    narrow: Vec<u8>,
+    /// The sums of the output rows that are begun and not finished, each at its number modulo `slots`.
+    sums: Vec<i32>,
+    slots: usize,
+    finished: Vec<u8>,
+    next_input: usize,
+    next_output: usize,
 }
 
-/// Part of one axis of a resized image.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Axis {
-    /// The size before.
-    pub input: usize,
-    /// The size after.
-    pub output: usize,
-    /// The first position of the output that is wanted.
-    pub offset: usize,
-    /// How many positions are wanted.
-    pub length: usize,
-}
-
-/// Resizes an RGB image and returns the wanted part of the result.
-pub fn resize_crop(rgb: &[u8], horizontal: Axis, vertical: Axis) -> Vec<u8> {
-    let columns = taps(horizontal);
-    let rows = taps(vertical);
-    // The rows that the vertical pass reads, no others, go through the horizontal one.
-    let first_row = rows.first().map_or(0, |row| row.first);
-    let last_row = rows.iter().map(|row| row.first + row.weights.len()).max().unwrap_or(0);
-
-    let mut narrow = Vec::with_capacity((last_row - first_row) * columns.len() * 3);
-    for row in rgb.chunks_exact(horizontal.input * 3).skip(first_row).take(last_row - first_row) {
-        let pixels = row.as_chunks::<3>().0;
-        for column in &columns {
-            narrow.extend(weigh(&pixels[column.first..], &column.weights));
+impl Default for Resampler {
+    fn default() -> Self {
+        Self {
+            level: Level::new(),
+            columns: Taps::default(),
+            rows: Taps::default(),
+            planes: 0,
+            narrow: vec![],
+            sums: vec![],
+            slots: 0,
+            finished: vec![],
+            next_input: 0,
+            next_output: 0,
         }
     }
+}
 
-    let stride = columns.len() * 3;
-    let mut result = Vec::with_capacity(rows.len() * stride);
-    let mut sums = vec![0_i32; stride];
-    for row in &rows {
-        sums.fill(1 << (PRECISION_BITS - 1));
-        let lines = narrow[(row.first - first_row) * stride..].chunks_exact(stride);
-        // Line by line and not pixel by pixel: so the compiler can add many values at once.
-        for (line, weight) in lines.zip(&row.weights) {
-            for (sum, value) in sums.iter_mut().zip(line) {
-                *sum += i32::from(*value) * weight;
+impl Resampler {
+    /// Begins an image of a number of planes.
+    pub fn begin(&mut self, horizontal: Axis, vertical: Axis, planes: usize) {
+        self.columns.prepare(horizontal);
+        self.rows.prepare(vertical);
+        self.planes = planes;
+        self.slots = self.rows.most_at_once();
+        let width = planes * horizontal.length;
+        self.narrow.resize(width, 0);
+        self.finished.resize(width, 0);
+        self.sums.clear();
+        self.sums.resize(self.slots * width, 0);
+        self.next_input = self.rows.span().start;
+        self.next_output = 0;
+    }
+
+    /// The columns of the input that matter.
+    pub fn columns(&self) -> Range<usize> {
+        self.columns.span()
+    }
+
+    /// The rows of the input that matter, in their order.
+    pub fn rows(&self) -> Range<usize> {
+        self.rows.span()
+    }
+
+    /// Takes the next row of `rows`: for each plane the samples of `columns`, at least. `finish` gets each row of the output as
+    /// it is done, plane after plane.
+    pub fn push(&mut self, row: &[&[u8]], mut finish: impl FnMut(usize, &[u8])) {
+        let width = self.columns.len();
+        dispatch!(self.level, _simd => horizontal(row, &self.columns, &mut self.narrow, width));
+        let stride = width * self.planes;
+        let input = self.next_input;
+        self.next_input += 1;
+        for output in self.next_output..self.rows.len() {
+            let (first, weights) = self.rows.of(output);
+            let Some(place) = input.checked_sub(first) else { break };
+            let slot = output % self.slots * stride;
+            let sums = &mut self.sums[slot..slot + stride];
+            if place == 0 {
+                sums.fill(HALF);
+            }
+            if let Some(weight) = weights.get(place) {
+                dispatch!(self.level, _simd => accumulate(sums, &self.narrow, *weight));
+            }
+            if place + 1 == weights.len() {
+                dispatch!(self.level, _simd => clip_all(sums, &mut self.finished));
+                finish(output, &self.finished);
+                self.next_output = output + 1;
             }
         }
-        result.extend(sums.iter().map(|sum| clip(*sum)));
     }
-    result
 }
 
-/// The weighted sum of pixels.
-fn weigh(pixels: &[[u8; 3]], weights: &[i32]) -> [u8; 3] {
-    let mut sums = [1_i32 << (PRECISION_BITS - 1); 3];
-    for (pixel, weight) in pixels.iter().zip(weights) {
-        for (sum, value) in sums.iter_mut().zip(pixel) {
-            *sum += i32::from(*value) * weight;
+/// The horizontal pass of one row.
+#[inline(always)]
+fn horizontal(row: &[&[u8]], columns: &Taps, narrow: &mut [u8], width: usize) {
+    let start = columns.span().start;
+    for (samples, narrow) in row.iter().zip(narrow.chunks_exact_mut(width)) {
+        for (position, value) in narrow.iter_mut().enumerate() {
+            let (first, weights) = columns.of(position);
+            let samples = &samples[first - start..first - start + weights.len()];
+            *value = clip(weigh(samples, weights));
         }
     }
-    sums.map(clip)
 }
 
+/// The weighted sum of samples.
+#[inline(always)]
+fn weigh(samples: &[u8], weights: &[i32]) -> i32 {
+    let (samples, last_samples) = samples.as_chunks::<LANES>();
+    let (weights, last_weights) = weights.as_chunks::<LANES>();
+    let mut sums = [0; LANES];
+    for (samples, weights) in samples.iter().zip(weights) {
+        for lane in 0..LANES {
+            sums[lane] += i32::from(samples[lane]) * weights[lane];
+        }
+    }
+    let rest: i32 = last_samples.iter().zip(last_weights).map(|(sample, weight)| i32::from(*sample) * weight).sum();
+    HALF + rest + sums.iter().sum::<i32>()
+}
+
+/// A row's part in an output row.
+#[inline(always)]
+fn accumulate(sums: &mut [i32], narrow: &[u8], weight: i32) {
+    for (sum, value) in sums.iter_mut().zip(narrow) {
+        *sum += i32::from(*value) * weight;
+    }
+}
+
+#[inline(always)]
+fn clip_all(sums: &[i32], values: &mut [u8]) {
+    for (value, sum) in values.iter_mut().zip(sums) {
+        *value = clip(*sum);
+    }
+}
+
+#[inline(always)]
+#[expect(clippy::cast_sign_loss, reason = "it is clamped to a byte's range")]
 fn clip(sum: i32) -> u8 {
-    u8::try_from((sum >> PRECISION_BITS).clamp(0, 255)).unwrap_or(u8::MAX)
-}
-
-/// The taps of the wanted positions of an axis.
-#[expect(
-    clippy::cast_possible_truncation,
-    clippy::cast_precision_loss,
-    clippy::cast_sign_loss,
-    reason = "positions are far below 2^52 and are kept inside the image; Pillow truncates in the same places"
-)]
-fn taps(axis: Axis) -> Vec<Taps> {
-    let scale = axis.input as f64 / axis.output as f64;
-    if axis.input == axis.output {
-        // Pillow leaves such a pass out; one whole tap does the same.
-        return (axis.offset..axis.offset + axis.length)
-            .map(|first| Taps { first, weights: vec![1 << PRECISION_BITS] })
-            .collect();
-    }
-    let filter_scale = scale.max(1.0);
-    let support = 2.0 * filter_scale;
-    (axis.offset..axis.offset + axis.length)
-        .map(|position| {
-            let center = (position as f64 + 0.5) * scale;
-            let first = (center - support + 0.5).max(0.0) as usize;
-            let end = ((center + support + 0.5) as usize).min(axis.input);
-            let weights: Vec<f64> =
-                (first..end).map(|input| bicubic((input as f64 - center + 0.5) * (1.0 / filter_scale))).collect();
-            let sum: f64 = weights.iter().sum();
-            let weights = weights
-                .into_iter()
-                .map(|weight| {
-                    let scaled = if sum == 0.0 { weight } else { weight / sum } * f64::from(1_u32 << PRECISION_BITS);
-                    (scaled + if scaled < 0.0 { -0.5 } else { 0.5 }) as i32
-                })
-                .collect();
-            Taps { first, weights }
-        })
-        .collect()
-}
-
-fn bicubic(x: f64) -> f64 {
-    const A: f64 = -0.5;
-    let x = x.abs();
-    if x < 1.0 {
-        ((A + 2.0) * x - (A + 3.0)) * x * x + 1.0
-    } else if x < 2.0 {
-        (((x - 5.0) * x + 8.0) * x - 4.0) * A
-    } else {
-        0.0
-    }
+    (sum >> PRECISION_BITS).clamp(0, 255) as u8
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::image::taps::Filter;
+
+    fn axis(size: usize, output: usize, offset: usize, length: usize) -> Axis {
+        Axis { filter: Filter::Bicubic, size, reduction: 1, output, offset, length }
+    }
+
+    fn resize(rgb: &[u8], horizontal: Axis, vertical: Axis) -> Vec<u8> {
+        let mut resampler = Resampler::default();
+        resampler.begin(horizontal, vertical, 3);
+        let columns = resampler.columns();
+        let mut result = vec![];
+        for row in rgb.chunks_exact(horizontal.size * 3).skip(resampler.rows().start).take(resampler.rows().len()) {
+            let planes: Vec<Vec<u8>> = (0..3).map(|p| row.iter().skip(p).step_by(3).copied().collect()).collect();
+            let planes: Vec<&[u8]> = planes.iter().map(|plane| &plane[columns.clone()]).collect();
+            resampler.push(&planes, |output, values| {
+                assert_eq!(output * horizontal.length * 3, result.len());
+                for position in 0..horizontal.length {
+                    result.extend((0..3).map(|plane| values[plane * horizontal.length + position]));
+                }
+            });
+        }
+        result
+    }
 
     #[test]
     fn the_same_size_is_the_same_image() {
         let rgb: Vec<u8> = (0..27).collect();
-        let whole = Axis { input: 3, output: 3, offset: 0, length: 3 };
-        assert_eq!(resize_crop(&rgb, whole, whole), rgb);
-        let middle = Axis { input: 3, output: 3, offset: 1, length: 1 };
-        assert_eq!(resize_crop(&rgb, middle, middle), [12, 13, 14]);
+        let whole = axis(3, 3, 0, 3);
+        assert_eq!(resize(&rgb, whole, whole), rgb);
+        let middle = axis(3, 3, 1, 1);
+        assert_eq!(resize(&rgb, middle, middle), [12, 13, 14]);
     }
 
     #[test]
     fn one_colour_stays_one_colour() {
         let rgb = [10, 200, 30].repeat(7 * 5);
-        let horizontal = Axis { input: 7, output: 3, offset: 0, length: 3 };
-        let vertical = Axis { input: 5, output: 11, offset: 0, length: 11 };
-        assert_eq!(resize_crop(&rgb, horizontal, vertical), [10, 200, 30].repeat(33));
+        assert_eq!(resize(&rgb, axis(7, 3, 0, 3), axis(5, 11, 0, 11)), [10, 200, 30].repeat(33));
     }
 
     #[test]
     fn a_crop_is_a_part_of_the_whole() {
         let rgb: Vec<u8> = (0..40 * 30 * 3).map(|index: u32| (index * 7 % 251) as u8).collect();
-        let (wide, high) = (
-            Axis { input: 40, output: 13, offset: 0, length: 13 },
-            Axis { input: 30, output: 10, offset: 0, length: 10 },
-        );
-        let whole = resize_crop(&rgb, wide, high);
-        let part = resize_crop(&rgb, Axis { offset: 2, length: 8, ..wide }, Axis { offset: 1, length: 8, ..high });
+        let whole = resize(&rgb, axis(40, 13, 0, 13), axis(30, 10, 0, 10));
+        let part = resize(&rgb, axis(40, 13, 2, 8), axis(30, 10, 1, 8));
         for row in 0..8 {
             let start = ((row + 1) * 13 + 2) * 3;
             assert_eq!(part[row * 24..(row + 1) * 24], whole[start..start + 24], "row {row}");
