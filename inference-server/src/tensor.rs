@@ -1,7 +1,6 @@
-//! Tensors as they travel: bytes in the protocol's order, and columns of typed values that a batch is made of.
+//! Tensors as they travel: bytes in the protocol's order.
 
 use bytes::Bytes;
-use half::f16;
 
 /// The element types of KServe v2 that a model may have here.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -116,127 +115,6 @@ impl Tensor {
     }
 }
 
-/// The elements of one input of a batch, typed as the device wants them.
-#[derive(Debug, Clone, PartialEq)]
-#[expect(missing_docs, reason = "each variant is the Rust type of the DataType of the same name")]
-pub enum Column {
-    Bool(Vec<bool>),
-    Uint8(Vec<u8>),
-    Uint16(Vec<u16>),
-    Uint32(Vec<u32>),
-    Uint64(Vec<u64>),
-    Int8(Vec<i8>),
-    Int16(Vec<i16>),
-    Int32(Vec<i32>),
-    Int64(Vec<i64>),
-    Fp16(Vec<f16>),
-    Fp32(Vec<f32>),
-    Fp64(Vec<f64>),
-    Bytes(Vec<Bytes>),
-}
-
-/// Runs the same expression on whichever vector a [`Column`] holds.
-macro_rules! each_column {
-    ($column:expr, $values:ident => $body:expr) => {
-        match $column {
-            $crate::tensor::Column::Bool($values) => $body,
-            $crate::tensor::Column::Uint8($values) => $body,
-            $crate::tensor::Column::Uint16($values) => $body,
-            $crate::tensor::Column::Uint32($values) => $body,
-            $crate::tensor::Column::Uint64($values) => $body,
-            $crate::tensor::Column::Int8($values) => $body,
-            $crate::tensor::Column::Int16($values) => $body,
-            $crate::tensor::Column::Int32($values) => $body,
-            $crate::tensor::Column::Int64($values) => $body,
-            $crate::tensor::Column::Fp16($values) => $body,
-            $crate::tensor::Column::Fp32($values) => $body,
-            $crate::tensor::Column::Fp64($values) => $body,
-            $crate::tensor::Column::Bytes($values) => $body,
-        }
-    };
-}
-
-impl Column {
-    /// An empty column with room for `capacity` elements.
-    pub fn new(data_type: DataType, capacity: usize) -> Self {
-        match data_type {
-            DataType::Bool => Self::Bool(Vec::with_capacity(capacity)),
-            DataType::Uint8 => Self::Uint8(Vec::with_capacity(capacity)),
-            DataType::Uint16 => Self::Uint16(Vec::with_capacity(capacity)),
-            DataType::Uint32 => Self::Uint32(Vec::with_capacity(capacity)),
-            DataType::Uint64 => Self::Uint64(Vec::with_capacity(capacity)),
-            DataType::Int8 => Self::Int8(Vec::with_capacity(capacity)),
-            DataType::Int16 => Self::Int16(Vec::with_capacity(capacity)),
-            DataType::Int32 => Self::Int32(Vec::with_capacity(capacity)),
-            DataType::Int64 => Self::Int64(Vec::with_capacity(capacity)),
-            DataType::Fp16 => Self::Fp16(Vec::with_capacity(capacity)),
-            DataType::Fp32 => Self::Fp32(Vec::with_capacity(capacity)),
-            DataType::Fp64 => Self::Fp64(Vec::with_capacity(capacity)),
-            DataType::Bytes => Self::Bytes(Vec::with_capacity(capacity)),
-        }
-    }
-
-    /// The number of elements.
-    pub fn len(&self) -> usize {
-        each_column!(self, values => values.len())
-    }
-
-    /// Whether there are none.
-    pub fn is_empty(&self) -> bool {
-        self.len() == 0
-    }
-
-    /// Forgets the elements and keeps the memory.
-    pub fn clear(&mut self) {
-        each_column!(self, values => values.clear());
-    }
-
-    /// Takes rows `from..to` of `rows` out.
-    pub fn remove(&mut self, from: usize, to: usize, rows: usize) {
-        let row = self.len() / rows.max(1);
-        each_column!(self, values => drop(values.drain(from * row..to * row)));
-    }
-
-    /// Appends a tensor's elements. The caller has checked type and size; whole elements are taken, a rest is left out.
-    pub fn extend(&mut self, data: &Data) {
-        match (self, data) {
-            (Self::Bytes(values), Data::Strings(strings)) => values.extend_from_slice(strings),
-            (Self::Bool(values), Data::Fixed(bytes)) => values.extend(bytes.iter().map(|byte| *byte != 0)),
-            (Self::Uint8(values), Data::Fixed(bytes)) => values.extend_from_slice(bytes),
-            (Self::Int8(values), Data::Fixed(bytes)) => values.extend(bytes.iter().map(|byte| byte.cast_signed())),
-            (Self::Uint16(values), Data::Fixed(bytes)) => values.extend(elements(bytes).map(u16::from_le_bytes)),
-            (Self::Int16(values), Data::Fixed(bytes)) => values.extend(elements(bytes).map(i16::from_le_bytes)),
-            (Self::Uint32(values), Data::Fixed(bytes)) => values.extend(elements(bytes).map(u32::from_le_bytes)),
-            (Self::Int32(values), Data::Fixed(bytes)) => values.extend(elements(bytes).map(i32::from_le_bytes)),
-            (Self::Uint64(values), Data::Fixed(bytes)) => values.extend(elements(bytes).map(u64::from_le_bytes)),
-            (Self::Int64(values), Data::Fixed(bytes)) => values.extend(elements(bytes).map(i64::from_le_bytes)),
-            (Self::Fp16(values), Data::Fixed(bytes)) => values.extend(elements(bytes).map(f16::from_le_bytes)),
-            (Self::Fp32(values), Data::Fixed(bytes)) => values.extend(elements(bytes).map(f32::from_le_bytes)),
-            (Self::Fp64(values), Data::Fixed(bytes)) => values.extend(elements(bytes).map(f64::from_le_bytes)),
-            (Self::Bytes(_), Data::Fixed(_)) | (_, Data::Strings(_)) => {}
-        }
-    }
-
-    /// The elements in the protocol's order.
-    pub fn to_data(&self) -> Data {
-        match self {
-            Self::Bytes(values) => Data::Strings(values.clone()),
-            Self::Bool(values) => Data::Fixed(values.iter().map(|value| u8::from(*value)).collect()),
-            Self::Uint8(values) => Data::Fixed(Bytes::copy_from_slice(values)),
-            Self::Int8(values) => Data::Fixed(values.iter().map(|value| value.cast_unsigned()).collect()),
-            Self::Uint16(values) => little_endian(values, u16::to_le_bytes),
-            Self::Int16(values) => little_endian(values, i16::to_le_bytes),
-            Self::Uint32(values) => little_endian(values, u32::to_le_bytes),
-            Self::Int32(values) => little_endian(values, i32::to_le_bytes),
-            Self::Uint64(values) => little_endian(values, u64::to_le_bytes),
-            Self::Int64(values) => little_endian(values, i64::to_le_bytes),
-            Self::Fp16(values) => little_endian(values, half::f16::to_le_bytes),
-            Self::Fp32(values) => little_endian(values, f32::to_le_bytes),
-            Self::Fp64(values) => little_endian(values, f64::to_le_bytes),
-        }
-    }
-}
-
 /// Elements of a fixed size in the protocol's order.
 pub fn little_endian<T: Copy, const N: usize>(values: &[T], to_bytes: impl Fn(T) -> [u8; N]) -> Data {
     let mut bytes = Vec::with_capacity(values.len() * N);
@@ -262,22 +140,6 @@ mod tests {
             assert_eq!(DataType::from_name(name), Some(data_type));
         }
         assert_eq!(DataType::from_name("FP8"), None);
-    }
-
-    #[test]
-    fn a_column_gives_back_what_was_put_in() {
-        for (data_type, _) in NAMES {
-            let data = match data_type.size() {
-                Some(size) => Data::Fixed(Bytes::from([1, 0, 0, 0, 0, 0, 0, 0].repeat(3)[..3 * size].to_vec())),
-                None => Data::Strings(vec![Bytes::from_static(b"a"), Bytes::new(), Bytes::from_static(b"b")]),
-            };
-            let mut column = Column::new(data_type, 3);
-            column.extend(&data);
-            assert_eq!(column.len(), 3, "{data_type:?}");
-            assert_eq!(column.to_data(), data, "{data_type:?}");
-            column.clear();
-            assert!(column.is_empty());
-        }
     }
 
     #[test]

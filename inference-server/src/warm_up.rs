@@ -6,7 +6,7 @@ use crate::{
     device::{BatchInput, Device},
     failure::{Failure, Reason},
     model::TensorSpec,
-    tensor::{Column, Data, DataType, Tensor, elements},
+    tensor::{Data, DataType, Tensor, elements, little_endian},
 };
 
 /// The size of a height or width that the model leaves open.
@@ -81,17 +81,16 @@ fn sample(spec: &TensorSpec, rows: usize) -> BatchInput {
         })
         .collect();
     let count = shape.iter().product();
-    let mut column = Column::new(spec.data_type, count);
     let ramp = (0..count).map(|index| f32::from(u8::try_from(index % 251).unwrap_or(0)) / 251.0);
-    match &mut column {
-        Column::Fp32(values) => values.extend(ramp),
-        Column::Fp64(values) => values.extend(ramp.map(f64::from)),
-        Column::Fp16(values) => values.extend(ramp.map(half::f16::from_f32)),
-        Column::Bytes(values) => values.resize(count, bytes::Bytes::new()),
+    let data = match spec.data_type {
+        DataType::Fp32 => little_endian(&ramp.collect::<Vec<_>>(), f32::to_le_bytes),
+        DataType::Fp64 => little_endian(&ramp.map(f64::from).collect::<Vec<_>>(), f64::to_le_bytes),
+        DataType::Fp16 => little_endian(&ramp.map(half::f16::from_f32).collect::<Vec<_>>(), half::f16::to_le_bytes),
+        DataType::Bytes => Data::Strings(vec![bytes::Bytes::new(); count]),
         // Zero is the one index that every table has.
-        other => other.extend(&Data::Fixed(vec![0; count * spec.data_type.size().unwrap_or(1)].into())),
-    }
-    BatchInput { shape, column }
+        other => Data::Fixed(vec![0; count * other.size().unwrap_or(1)].into()),
+    };
+    BatchInput::new(spec.data_type, shape, &data)
 }
 
 /// The values of a floating-point tensor; none of another.
@@ -141,10 +140,9 @@ mod tests {
 
         fn run(&mut self, inputs: &[BatchInput]) -> Result<Executed, DeviceError> {
             let value = self.1.pop().ok_or_else(|| DeviceError("no more".to_owned()))?;
-            let input = BatchInput {
-                shape: inputs[0].shape.clone(),
-                column: Column::Fp32(vec![value; inputs[0].column.len()]),
-            };
+            let values = vec![value; inputs[0].typed::<f32>()?.len()];
+            let data = little_endian(&values, f32::to_le_bytes);
+            let input = BatchInput::new(DataType::Fp32, inputs[0].shape.clone(), &data);
             self.0.run(&[input])
         }
     }

@@ -1,23 +1,13 @@
 //! What executes a batch. A device is owned by one thread and knows nothing of requests.
 
+mod input;
 pub mod onnx;
 pub mod timer;
 
 use std::time::Duration;
 
-use crate::{
-    model::Signature,
-    tensor::{Column, Tensor},
-};
-
-/// One input of a batch.
-#[derive(Debug, Clone, PartialEq)]
-pub struct BatchInput {
-    /// All dimensions, the batch first where the model has one.
-    pub shape: Vec<usize>,
-    /// The elements.
-    pub column: Column,
-}
+pub use self::input::{BatchInput, Values, aligned, is_aligned};
+use crate::{model::Signature, tensor::Tensor};
 
 /// What an execution gave, and how long its parts took.
 #[derive(Debug)]

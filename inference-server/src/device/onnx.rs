@@ -11,6 +11,7 @@ use std::{
 };
 
 use bytes::Bytes;
+use half::slice::HalfBitsSliceExt as _;
 use ort::{
     environment::Environment,
     ep::{self, ExecutionProvider as _, ExecutionProviderDispatch},
@@ -18,12 +19,12 @@ use ort::{
     value::{DynValue, Outlet, Tensor as OrtTensor, TensorElementType, TensorRef, ValueType},
 };
 
-use super::{BatchInput, Device, DeviceError, Executed};
+use super::{BatchInput, Device, DeviceError, Executed, Values};
 use crate::{
     failure::{Failure, Reason},
     model::{Signature, TensorSpec},
     settings::ExecutionProvider,
-    tensor::{Column, Data, DataType, Tensor, little_endian},
+    tensor::{Data, DataType, Tensor, little_endian},
 };
 
 /// The environment variable that names the library, for messages.
@@ -197,31 +198,32 @@ impl Device for Onnx {
     }
 }
 
-/// Lends a column to the library without copying it.
+/// Lends an input to the library without copying it.
 fn input_value(input: &BatchInput) -> Result<SessionInputValue<'_>, DeviceError> {
     let shape = input.shape.clone();
     macro_rules! lend {
         ($values:expr) => {
-            TensorRef::from_array_view((shape, $values.as_slice())).map(SessionInputValue::from)
+            TensorRef::from_array_view((shape, $values)).map(SessionInputValue::from)
         };
     }
-    let value = match &input.column {
-        Column::Bool(values) => lend!(values),
-        Column::Uint8(values) => lend!(values),
-        Column::Uint16(values) => lend!(values),
-        Column::Uint32(values) => lend!(values),
-        Column::Uint64(values) => lend!(values),
-        Column::Int8(values) => lend!(values),
-        Column::Int16(values) => lend!(values),
-        Column::Int32(values) => lend!(values),
-        Column::Int64(values) => lend!(values),
-        Column::Fp16(values) => lend!(values),
-        Column::Fp32(values) => lend!(values),
-        Column::Fp64(values) => lend!(values),
-        Column::Bytes(values) => {
+    let value = match (&input.values, input.data_type) {
+        (Values::Strings(values), _) => {
             let strings: Vec<String> = values.iter().map(|bytes| String::from_utf8_lossy(bytes).into_owned()).collect();
             OrtTensor::from_string_array((shape, strings.as_slice())).map(SessionInputValue::from)
         }
+        (_, DataType::Bool) => lend!(input.bools()?),
+        (_, DataType::Uint8) => lend!(input.typed::<u8>()?),
+        (_, DataType::Uint16) => lend!(input.typed::<u16>()?),
+        (_, DataType::Uint32) => lend!(input.typed::<u32>()?),
+        (_, DataType::Uint64) => lend!(input.typed::<u64>()?),
+        (_, DataType::Int8) => lend!(input.typed::<i8>()?),
+        (_, DataType::Int16) => lend!(input.typed::<i16>()?),
+        (_, DataType::Int32) => lend!(input.typed::<i32>()?),
+        (_, DataType::Int64) => lend!(input.typed::<i64>()?),
+        (_, DataType::Fp16) => lend!(input.typed::<u16>()?.reinterpret_cast::<half::f16>()),
+        (_, DataType::Fp32) => lend!(input.typed::<f32>()?),
+        (_, DataType::Fp64) => lend!(input.typed::<f64>()?),
+        (_, DataType::Bytes) => return Err(DeviceError("a BYTES input has no strings".to_owned())),
     };
     value.map_err(|error| DeviceError(error.to_string()))
 }

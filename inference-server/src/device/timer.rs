@@ -85,7 +85,7 @@ impl Device for Timer {
         let rows = input.shape.first().copied().unwrap_or(0);
         let start = Instant::now();
         thread::sleep(self.alpha * u32::try_from(rows).unwrap_or(u32::MAX) + self.tau0);
-        let output = Tensor { data_type: DataType::Fp32, shape: input.shape.clone(), data: input.column.to_data() };
+        let output = Tensor { data_type: DataType::Fp32, shape: input.shape.clone(), data: input.to_data() };
         Ok(Executed { outputs: vec![output], input: Duration::ZERO, infer: start.elapsed(), output: Duration::ZERO })
     }
 }
@@ -93,12 +93,13 @@ impl Device for Timer {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::tensor::{Column, Data};
+    use crate::tensor::{Data, little_endian};
 
     #[test]
     fn a_batch_takes_its_time_and_comes_back() {
         let mut timer = Timer::new(Duration::from_millis(2), Duration::from_millis(3), &[2]);
-        let input = BatchInput { shape: vec![2, 2], column: Column::Fp32(vec![1.0, 2.0, 3.0, 4.0]) };
+        let data = little_endian(&[1.0_f32, 2.0, 3.0, 4.0], f32::to_le_bytes);
+        let input = BatchInput::new(DataType::Fp32, vec![2, 2], &data);
         let executed = timer.run(&[input]).unwrap();
         assert!(executed.infer >= Duration::from_millis(7));
         assert_eq!(executed.outputs[0].shape, [2, 2]);

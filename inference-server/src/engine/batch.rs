@@ -1,8 +1,8 @@
 //! When to run a batch and what fits into it: pure, with time as an argument.
 //!
-//! Requests join the open batch in the order of their arrival while the device is busy, so that batches grow with the load
-//! and an idle device never waits, unless a delay was asked for. The first request that does not fit closes the batch: there
-//! is no looking past it, so nothing is overtaken.
+//! Requests join the open batch while the devices are busy, so that batches grow with the load and an idle device never waits,
+//! unless a delay was asked for. Each takes what room there is, and goes on in the next batch with what it has left. One whose
+//! rows have another shape closes the batch: there is no looking past it.
 
 use std::time::Duration;
 
@@ -22,7 +22,7 @@ pub struct Open {
     pub rows: usize,
     /// How long its oldest member has been able to run.
     pub age: Duration,
-    /// Whether the next request is known not to fit.
+    /// Whether nobody else can join.
     pub is_closed: bool,
 }
 
@@ -38,11 +38,6 @@ pub enum Next {
 }
 
 impl Policy {
-    /// Whether a request of `rows` may join a batch of `open_rows`; shapes are compared by the caller.
-    pub fn fits(&self, open_rows: usize, rows: usize) -> bool {
-        open_rows == 0 || open_rows + rows <= self.max_rows
-    }
-
     /// Decides about the open batch.
     pub fn next(&self, open: Open, device_is_idle: bool) -> Next {
         if open.rows == 0 || !device_is_idle {
@@ -53,6 +48,12 @@ impl Policy {
         }
         Next::WaitAtMost(self.max_delay.saturating_sub(open.age))
     }
+}
+
+/// The rows that a device runs for a batch of `rows`: those of the smallest bucket that holds them, or just these where there
+/// is none.
+pub fn bucket(buckets: &[usize], rows: usize) -> usize {
+    buckets.iter().copied().filter(|bucket| *bucket >= rows).min().unwrap_or(rows)
 }
 
 #[cfg(test)]
@@ -84,44 +85,49 @@ mod tests {
         }
     }
 
+    #[test]
+    fn buckets() {
+        for (buckets, rows, expected) in
+            [(&[][..], 3, 3), (&[1, 2, 4, 8], 3, 4), (&[8, 4, 1], 4, 4), (&[1, 4], 5, 5), (&[4], 0, 4)]
+        {
+            assert_eq!(bucket(buckets, rows), expected, "{rows} in {buckets:?}");
+        }
+    }
+
     proptest! {
-        /// A device that takes some time for each batch, fed by arrivals: every request runs once, in order, in a batch that
-        /// is no larger than allowed, and an idle device leaves nobody waiting longer than the delay.
+        /// A device that takes some time for each batch, fed by arrivals: every row runs once, in order, in a batch that is no
+        /// larger than allowed, and an idle device leaves nobody waiting longer than the delay.
         #[test]
-        fn every_request_runs_once_in_order(
-            arrivals in prop::collection::vec((0_u64..40, 1_usize..=8), 1..60),
+        fn every_row_runs_once_in_order(
+            arrivals in prop::collection::vec((0_u64..40, 1_usize..=20), 1..60),
             max_delay in 0_u64..20,
             run_time in 1_u64..30,
         ) {
             let policy = Policy { max_rows: 8, max_delay: Duration::from_millis(max_delay) };
             let mut clock = 0;
-            let mut waiting: VecDeque<(usize, u64, usize)> = arrivals
-                .iter()
-                .enumerate()
-                .map(|(id, (gap, rows))| { clock += gap; (id, clock, *rows) })
-                .collect();
+            let mut waiting: VecDeque<(usize, u64)> = VecDeque::new();
+            for (id, (gap, rows)) in arrivals.iter().enumerate() {
+                clock += gap;
+                waiting.extend(std::iter::repeat_n((id, clock), *rows));
+            }
+            let expected: Vec<usize> = waiting.iter().map(|row| row.0).collect();
             let (mut now, mut busy_until, mut ran) = (0, 0, Vec::new());
-            let mut open: Vec<(usize, u64, usize)> = Vec::new();
-            while ran.len() < arrivals.len() {
-                let mut rows: usize = open.iter().map(|entry| entry.2).sum();
-                let mut is_closed = false;
-                while let Some(&(id, arrived, size)) = waiting.front().filter(|entry| entry.1 <= now) {
-                    if !policy.fits(rows, size) { is_closed = true; break; }
-                    rows += size;
-                    open.push((id, arrived, size));
-                    waiting.pop_front();
+            let mut open: Vec<(usize, u64)> = Vec::new();
+            while ran.len() < expected.len() {
+                while open.len() < policy.max_rows && waiting.front().is_some_and(|row| row.1 <= now) {
+                    open.extend(waiting.pop_front());
                 }
-                let age = Duration::from_millis(open.first().map_or(0, |entry| now - entry.1));
-                if policy.next(Open { rows, age, is_closed }, busy_until <= now) == Next::Run {
-                    prop_assert!(rows <= policy.max_rows);
+                let age = Duration::from_millis(open.first().map_or(0, |row| now - row.1));
+                let state = Open { rows: open.len(), age, is_closed: open.len() == policy.max_rows };
+                if policy.next(state, busy_until <= now) == Next::Run {
                     let could_run = open[0].1.max(busy_until);
                     prop_assert!(now - could_run <= max_delay, "an idle device waited too long");
-                    ran.extend(open.drain(..).map(|entry| entry.0));
+                    ran.extend(open.drain(..).map(|row| row.0));
                     busy_until = now + run_time;
                 }
                 now += 1;
             }
-            prop_assert_eq!(ran, (0..arrivals.len()).collect::<Vec<_>>());
+            prop_assert_eq!(ran, expected);
         }
     }
 }

@@ -1,48 +1,49 @@
 //! The one way in: every protocol calls [`Engine::infer`] and nothing else.
 //!
 //! ```text
-//! infer -> admit -> decode pool (images only) -> assembler -> worker -> answer
-//! caller   board    OS threads                   OS thread    OS thread that owns the device
+//! caller    infer: check, admit, copy into the batch ----------+                        answer
+//! decoders         files in their order -> decode -> copy -----+--> batch --> device --+
+//! clock            gives up whoever has waited too long                       (a thread each)
 //! ```
 //!
-//! Admission bounds everything behind it: the board holds at most `maxQueueSize` waiting requests, of at most `maxBatchSize`
-//! rows each, and the channels between the stages have room for twice as many, because an abandoned request leaves the board
-//! before the pipeline meets it.
+//! Everything that waits is behind one lock ([`shared`], [`state`]); who is served next, when a batch runs and how long a wait
+//! would be are decided by pure functions ([`order`], [`batch`], [`forecast`]). Admission bounds everything behind it.
 
-mod assembler;
+mod answer;
 pub mod batch;
-mod decode;
-mod pipeline;
+pub mod forecast;
+mod forming;
+mod hands;
+pub mod order;
 pub mod request;
-mod vitals;
-mod waiting;
+mod shared;
+mod state;
+mod ticket;
 mod worker;
 
 use std::{
+    future::poll_fn,
     sync::{
         Arc,
         atomic::{AtomicBool, Ordering},
     },
+    thread,
     time::{Duration, Instant},
 };
 
-use crossbeam_channel::{Sender, bounded};
-use tokio::sync::oneshot;
-
 use self::{
-    assembler::Assembler,
     batch::Policy,
-    decode::DecodePool,
-    pipeline::{Batch, Content, Entry},
+    forming::Layout,
+    hands::Hand,
     request::{NamedTensor, Payload, Work},
-    vitals::Vitals,
-    waiting::Board,
+    shared::{Draft, Limits, Pulse, Shared},
+    ticket::{Content, Ticket},
     worker::Worker,
 };
 use crate::{
     device::Device,
     image::Preprocessor,
-    metrics::{Failed, Metrics, Rejected},
+    metrics::{Failed, Metrics, Rejected, micros},
     model::Signature,
 };
 
@@ -51,8 +52,12 @@ pub const DEFAULT_TIMEOUT: Duration = Duration::from_mins(1);
 /// How long an execution may take before its callers stop waiting for it, and liveness takes the device for hung.
 const EXECUTION_TIMEOUT: Duration = Duration::from_mins(2);
 
-/// What a request hears that finds the queue full.
-const QUEUE_FULL: InferError = InferError::QueueFull { retry_after: Duration::from_secs(1) };
+/// The longest wait that a client may ask for.
+pub const MAX_TIMEOUT: Duration = Duration::from_mins(10);
+/// The lowest priority less one: a limit on how far a request may let others pass.
+const MAX_LEVEL: u32 = 63;
+/// Rows that may wait, for each request that may.
+const QUEUE_ROWS: usize = 4;
 
 /// What images in a request are for this model.
 #[derive(Debug, Clone)]
@@ -112,7 +117,7 @@ pub enum InferError {
     /// An image is larger than the server decodes.
     #[error("{0}")]
     TooLarge(String),
-    /// The queue has its most requests.
+    /// The queue has its most requests, or its wait is longer than this one's timeout.
     #[error("Exceeds maximum queue size")]
     QueueFull {
         /// When another attempt has a chance.
@@ -162,11 +167,9 @@ pub struct Timing {
 pub struct Engine {
     config: EngineConfig,
     signature: Arc<Signature>,
-    board: Arc<Board>,
-    entries: Sender<Entry>,
-    decoders: Option<DecodePool>,
+    shared: Arc<Shared>,
     metrics: Arc<Metrics>,
-    vitals: Arc<Vitals>,
+    decoders: usize,
     draining: AtomicBool,
 }
 
@@ -175,56 +178,57 @@ impl Engine {
     ///
     /// # Errors
     /// When the system gives no thread, or there is no device.
-    pub fn start(
+    pub fn start(devices: Vec<Box<dyn Device>>, config: EngineConfig, metrics: Arc<Metrics>) -> std::io::Result<Self> {
+        Self::start_within(devices, config, metrics, EXECUTION_TIMEOUT)
+    }
+
+    fn start_within(
         devices: Vec<Box<dyn Device>>,
         mut config: EngineConfig,
         metrics: Arc<Metrics>,
+        execution: Duration,
     ) -> std::io::Result<Self> {
         let first = devices.first().ok_or_else(|| std::io::Error::other("an engine needs a device"))?;
         let signature = Arc::new(first.signature().clone());
-        if !signature.is_batched() {
-            config.policy.max_rows = 1;
-        }
-        let board = Arc::new(Board::new(config.max_queue_size));
-        let capacity = 2 * config.max_queue_size;
-        let (entries, ready) = bounded(capacity);
-        let (batches, to_run) = bounded::<Batch>(devices.len());
-        let (finished, idle) = bounded(2 * devices.len());
-        let vitals = Arc::new(Vitals::new(devices.len()));
         let preprocessor = match &config.images {
             Images::Decoded(preprocessor) => Some(Arc::clone(preprocessor)),
             Images::Refused | Images::Ignored => None,
         };
-        let decoders = preprocessor
-            .as_ref()
-            .map(|how| DecodePool::start(config.decode_threads, capacity, how, &entries, &metrics, &vitals))
-            .transpose()?;
-        Assembler {
-            policy: config.policy,
+        // A model of tensors needs a thread that copies while the device runs.
+        let decoders = if preprocessor.is_some() { config.decode_threads.max(1) } else { 1 };
+        fit(&mut config, &signature);
+        let layout = Layout {
+            blank: blank(&signature, preprocessor.as_deref()),
+            is_batched: signature.is_batched(),
             signature: Arc::clone(&signature),
-            preprocessor,
-            entries: ready,
-            finished: idle,
-            batches,
-            devices: devices.len(),
-            vitals: Arc::clone(&vitals),
+            max_rows: config.policy.max_rows,
+            buckets: config.buckets.clone(),
+        };
+        let limits = Limits {
+            requests: config.max_queue_size,
+            rows: config.max_queue_size.saturating_mul(QUEUE_ROWS),
+            decoded: decoders,
+            execution,
+        };
+        let shared = Arc::new(Shared::new(layout, config.policy, limits, devices.len(), decoders));
+        // From here on an error closes what was started.
+        let engine = Self { config, signature, shared, metrics, decoders, draining: AtomicBool::new(false) };
+        for index in 0..decoders {
+            let preprocessor = preprocessor.clone();
+            Hand { shared: Arc::clone(&engine.shared), preprocessor, metrics: Arc::clone(&engine.metrics) }
+                .start(index)?;
         }
-        .start()?;
         for (instance, device) in devices.into_iter().enumerate() {
-            Worker {
-                instance,
-                device,
-                signature: Arc::clone(&signature),
-                board: Arc::clone(&board),
-                metrics: Arc::clone(&metrics),
-                batches: to_run.clone(),
-                finished: finished.clone(),
-                vitals: Arc::clone(&vitals),
-            }
-            .start()?;
+            let (shared, metrics) = (Arc::clone(&engine.shared), Arc::clone(&engine.metrics));
+            Worker { instance, device, shared, metrics }.start()?;
         }
-        let draining = AtomicBool::new(false);
-        Ok(Self { config, signature, board, entries, decoders, metrics, vitals, draining })
+        let shared = Arc::clone(&engine.shared);
+        let keep_time = move || {
+            let _pulse = Pulse(&shared);
+            shared.keep_time();
+        };
+        thread::Builder::new().name("clock".to_owned()).spawn(keep_time)?;
+        Ok(engine)
     }
 
     /// Answers one request. Dropping the future abandons it.
@@ -232,68 +236,64 @@ impl Engine {
     /// # Errors
     /// When the request is wrong, can't be admitted, waits too long or fails in the device.
     pub async fn infer(&self, call: Call) -> Result<Answer, InferError> {
-        let Call { payload, arrived, timeout, .. } = call;
-        let timeout = timeout.unwrap_or(self.config.default_timeout).min(DEFAULT_TIMEOUT);
+        let Call { payload, arrived, timeout, priority } = call;
         let image_input = if matches!(self.config.images, Images::Refused) { None } else { Some(0) };
-        let (work, rows) =
-            request::arrange(payload, &self.config.model, &self.signature, image_input, self.config.policy.max_rows)
-                .map_err(InferError::Invalid)?;
-        let Some(ticket) = self.board.admit(rows, arrived, self.config.decode_threads) else {
-            self.metrics.reject(Rejected::QueueFull, rows);
-            return Err(QUEUE_FULL);
+        let max_rows = if self.signature.is_batched() { self.config.max_request_rows } else { 1 };
+        let (work, rows) = request::arrange(payload, &self.config.model, &self.signature, image_input, max_rows)
+            .map_err(InferError::Invalid)?;
+        let content = match (work, &self.config.images) {
+            (Work::Tensors(tensors), _) => Content::Tensors(tensors),
+            (Work::Images(files), Images::Decoded(_)) => Content::Images(files),
+            (Work::Images(_), Images::Ignored | Images::Refused) => Content::Blank,
         };
-        // Counts the caller that goes away: nothing after the answer is awaited, so only an unfinished wait is dropped.
-        let mut departure = Departure { metrics: &self.metrics, ticket: Some(&ticket) };
-        let (reply, answer) = oneshot::channel();
-        let accepted = match (work, &self.decoders) {
-            (Work::Images(files), Some(pool)) => pool.submit(ticket.clock(), files, reply).is_ok(),
-            (work, _) => {
-                let content = match work {
-                    Work::Tensors(tensors) => Content::Tensors(tensors),
-                    Work::Images(_) => Content::Blank,
-                };
-                let entry = Entry { clock: ticket.clock(), reply, rows, content, ready: Instant::now() };
-                self.entries.try_send(entry).is_ok()
+        let timeout = timeout.unwrap_or(self.config.default_timeout).min(MAX_TIMEOUT);
+        let draft = Draft {
+            content: (content, rows),
+            arrived,
+            deadline: arrived + timeout,
+            level: self.level(priority),
+            decoders: self.decoders,
+        };
+        let result = match self.shared.submit(draft) {
+            Ok(ticket) => {
+                let mut departure = Departure { engine: self, ticket: Some(&ticket) };
+                let shares = poll_fn(|context| ticket.poll(context)).await;
+                departure.ticket = None;
+                shares.and_then(|shares| answer::answer(shares, &ticket, &self.signature))
             }
+            Err(error) => Err(error),
         };
-        let result = if accepted {
-            self.wait(&ticket, answer, arrived + timeout).await
-        } else if self.is_alive() {
-            Err(QUEUE_FULL)
-        } else {
-            Err(InferError::Stopped)
-        };
-        departure.ticket = None;
-        match &result {
+        self.count(&result, rows, arrived);
+        result
+    }
+
+    /// As Triton has it: 0, or a priority beyond the lowest, is the default.
+    fn level(&self, priority: u64) -> u32 {
+        let is_known = (1..=self.config.priority_levels).contains(&priority);
+        let priority = if is_known { priority } else { self.config.default_priority };
+        u32::try_from(priority.saturating_sub(1)).unwrap_or(u32::MAX).min(MAX_LEVEL)
+    }
+
+    fn count(&self, result: &Result<Answer, InferError>, rows: usize, arrived: Instant) {
+        match result {
+            Ok(answer) => {
+                let Timing { queue, compute_input, compute, compute_output, .. } = answer.timing;
+                self.metrics.request_success.inc();
+                self.metrics.request_duration_us.inc_by(micros(arrived.elapsed()));
+                self.metrics.queue_duration_us.inc_by(micros(queue));
+                self.metrics.compute_input_duration_us.inc_by(micros(compute_input));
+                self.metrics.compute_infer_duration_us.inc_by(micros(compute));
+                self.metrics.compute_output_duration_us.inc_by(micros(compute_output));
+            }
             Err(InferError::QueueFull { .. }) => self.metrics.reject(Rejected::QueueFull, rows),
             Err(InferError::Timeout) => {
                 self.metrics.reject(Rejected::Timeout, rows);
                 self.metrics.fail(Failed::Rejected);
             }
-            Err(InferError::Invalid(_) | InferError::TooLarge(_) | InferError::Stopped) => {
+            Err(InferError::Backend(_)) => self.metrics.fail(Failed::Backend),
+            Err(InferError::Invalid(_) | InferError::TooLarge(_) | InferError::Stopped | InferError::Draining) => {
                 self.metrics.fail(Failed::Other);
             }
-            Ok(_) | Err(InferError::Draining | InferError::Backend(_)) => {}
-        }
-        result
-    }
-
-    async fn wait(
-        &self,
-        ticket: &waiting::Ticket,
-        mut answer: oneshot::Receiver<Result<Answer, InferError>>,
-        deadline: Instant,
-    ) -> Result<Answer, InferError> {
-        tokio::select! {
-            result = &mut answer => return result.unwrap_or(Err(InferError::Stopped)),
-            () = tokio::time::sleep_until(deadline.into()) => {}
-        }
-        if ticket.leave() {
-            return Err(InferError::Timeout);
-        }
-        match tokio::time::timeout(EXECUTION_TIMEOUT, answer).await {
-            Ok(result) => result.unwrap_or(Err(InferError::Stopped)),
-            Err(_) => Err(InferError::Backend("the execution takes too long".to_owned())),
         }
     }
 
@@ -317,7 +317,7 @@ impl Engine {
 
     /// Whether the threads are there and the device does not hang.
     pub fn is_alive(&self) -> bool {
-        self.vitals.is_alive(EXECUTION_TIMEOUT)
+        self.shared.is_alive()
     }
 
     /// What the model takes and gives.
@@ -332,25 +332,54 @@ impl Engine {
 
     /// The metrics, with their gauges brought up to date.
     pub fn metrics(&self) -> &Metrics {
-        let waiting = self.board.snapshot(Instant::now());
+        let waiting = self.shared.snapshot();
         self.metrics.pending_requests.set(i64::try_from(waiting.requests).unwrap_or(i64::MAX));
-        self.metrics.pending_images.set(i64::try_from(waiting.images).unwrap_or(i64::MAX));
+        self.metrics.pending_images.set(i64::try_from(waiting.rows).unwrap_or(i64::MAX));
         // The batching delay is no sign of load; it is left out here as in the histogram.
         self.metrics.queue_oldest.set(waiting.oldest.saturating_sub(self.config.policy.max_delay).as_secs_f64());
         &self.metrics
     }
 }
 
-/// Counts a caller that goes away before its request has started.
+impl Drop for Engine {
+    fn drop(&mut self) {
+        self.shared.close();
+    }
+}
+
+/// Makes the limits agree with each other and with the model.
+fn fit(config: &mut EngineConfig, signature: &Signature) {
+    if !signature.is_batched() {
+        config.policy.max_rows = 1;
+        config.buckets.clear();
+    }
+    config.buckets.retain(|bucket| *bucket > 0);
+    config.policy.max_rows = config.policy.max_rows.max(1);
+    if let Some(largest) = config.buckets.iter().max() {
+        config.policy.max_rows = config.policy.max_rows.min(*largest);
+    }
+    config.max_request_rows = config.max_request_rows.max(1);
+}
+
+/// The shape of one image for each input, or of a row that the device does not look at.
+fn blank(signature: &Signature, preprocessor: Option<&Preprocessor>) -> Vec<Vec<usize>> {
+    match preprocessor {
+        Some(preprocessor) => vec![preprocessor.shape(1)],
+        None => signature.inputs.iter().map(|spec| spec.dims.iter().map(|dim| dim.unwrap_or(1)).collect()).collect(),
+    }
+}
+
+/// Counts a caller that goes away before its request has an answer.
 struct Departure<'a> {
-    metrics: &'a Metrics,
-    ticket: Option<&'a waiting::Ticket>,
+    engine: &'a Engine,
+    ticket: Option<&'a Ticket>,
 }
 
 impl Drop for Departure<'_> {
     fn drop(&mut self) {
-        if self.ticket.is_some_and(waiting::Ticket::leave) {
-            self.metrics.fail(Failed::Canceled);
+        if let Some(ticket) = self.ticket {
+            self.engine.shared.leave(ticket);
+            self.engine.metrics.fail(Failed::Canceled);
         }
     }
 }

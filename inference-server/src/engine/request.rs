@@ -143,6 +143,12 @@ fn check_tensor(tensor: &Tensor, spec: &TensorSpec, model: &str) -> Result<(), S
         (Data::Strings(strings), None) => strings.len() == count,
         (Data::Fixed(_), None) | (Data::Strings(_), Some(_)) => false,
     };
+    if spec.data_type == DataType::Bool
+        && let Data::Fixed(bytes) = &tensor.data
+        && bytes.iter().any(|byte| *byte > 1)
+    {
+        return Err(format!("input '{}' has BOOL elements other than 0 and 1", spec.name));
+    }
     if matches {
         Ok(())
     } else {

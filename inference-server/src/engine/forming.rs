@@ -1,0 +1,426 @@
+//! The batch that is being filled: its memory, who has which rows of it, and how it becomes what a device reads.
+//!
+//! The memory of an input is one piece. Each portion gets a part of its own of it, fills that on its own thread without a lock,
+//! and gives it back; put together again, the parts are the input. So a tensor is copied once, from the request's body to where
+//! the device reads it, and by several threads at the same time; and not at all when one request is the whole batch.
+
+use std::{
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use bytes::{Bytes, BytesMut};
+
+use super::{
+    batch::bucket,
+    order::Portion,
+    ticket::{Content, Ticket},
+};
+use crate::{
+    device::{BatchInput, Values, aligned, is_aligned},
+    model::Signature,
+    tensor::{Data, DataType},
+};
+
+/// The most memory for a batch whose rows have an open size; rows of a known size get what they need.
+const MAX_OPEN_BYTES: usize = 256 << 20;
+
+/// What all batches of a model have in common.
+#[derive(Debug)]
+pub(super) struct Layout {
+    /// What the model takes and gives.
+    pub(super) signature: Arc<Signature>,
+    /// Whether the first dimension is the batch.
+    pub(super) is_batched: bool,
+    /// The shape of one image, or of one row that nobody looks at, for each input.
+    pub(super) blank: Vec<Vec<usize>>,
+    /// The most rows.
+    pub(super) max_rows: usize,
+    /// The sizes that the device takes; empty for any.
+    pub(super) buckets: Vec<usize>,
+}
+
+/// Rows that are able to run: a request's tensors, or one of its images.
+#[derive(Debug, Clone)]
+pub(super) struct Item {
+    /// The request.
+    pub(super) ticket: Arc<Ticket>,
+    /// The model's input for one image.
+    pub(super) pixels: Option<Bytes>,
+    /// When the rows became able to run.
+    pub(super) ready: Instant,
+}
+
+/// A batch between its first portion and its execution.
+#[derive(Debug)]
+pub(super) struct Forming {
+    columns: Vec<Column>,
+    slots: Vec<Slot>,
+    rows: usize,
+    capacity: usize,
+    writers: usize,
+    is_closed: bool,
+    is_lent: bool,
+    oldest: Instant,
+    /// Since when a device stood idle only because of the batching delay.
+    pub(super) held_since: Option<Instant>,
+}
+
+#[derive(Debug)]
+struct Column {
+    data_type: DataType,
+    shape: Vec<usize>,
+    row_bytes: usize,
+    free: BytesMut,
+}
+
+#[derive(Debug)]
+struct Slot {
+    portion: Portion<Item>,
+    pieces: Vec<Piece>,
+}
+
+#[derive(Debug)]
+enum Piece {
+    Fixed(BytesMut),
+    Strings(Vec<Bytes>),
+}
+
+/// A portion's part of a batch, in the hands of the thread that fills it.
+#[derive(Debug)]
+pub(super) struct Writing {
+    place: usize,
+    portion: Portion<Item>,
+    pieces: Vec<Piece>,
+}
+
+/// Memory between two batches, one piece for each input.
+pub(super) type Memory = Vec<BytesMut>;
+
+/// What a device gets.
+#[derive(Debug)]
+pub(super) struct Batch {
+    /// One for each of the model's inputs.
+    pub(super) inputs: Vec<BatchInput>,
+    /// The rows that somebody waits for; the inputs may have more.
+    pub(super) rows: usize,
+    rest: Memory,
+}
+
+impl Layout {
+    fn shape<'a>(&'a self, item: &'a Item, input: usize) -> &'a [usize] {
+        match &item.ticket.content {
+            Content::Tensors(tensors) => tensors.get(input).map_or(&[], |tensor| tensor.shape.as_slice()),
+            Content::Images(_) | Content::Blank => self.blank.get(input).map_or(&[], Vec::as_slice),
+        }
+    }
+
+    /// What must be equal for two requests to share a batch.
+    fn row_shape<'a>(&self, shape: &'a [usize]) -> &'a [usize] {
+        if self.is_batched { shape.get(1..).unwrap_or_default() } else { shape }
+    }
+
+    /// The most rows of a batch of rows like this item's: fewer than the model takes only where its rows have an open size.
+    pub(super) fn capacity(&self, item: &Item) -> usize {
+        let inputs = &self.signature.inputs;
+        let is_open = inputs.iter().any(|spec| spec.dims.iter().skip(1).any(Option::is_none));
+        let row_bytes: usize = (0..inputs.len()).map(|input| self.row_bytes(item, input)).sum();
+        match MAX_OPEN_BYTES.checked_div(row_bytes) {
+            Some(rows) if is_open => self.max_rows.min(rows.max(1)),
+            _ => self.max_rows,
+        }
+    }
+
+    fn row_bytes(&self, item: &Item, input: usize) -> usize {
+        let elements: usize = self.row_shape(self.shape(item, input)).iter().product();
+        elements * self.signature.inputs.get(input).and_then(|spec| spec.data_type.size()).unwrap_or(0)
+    }
+
+    /// Whether a portion can be a batch without being copied.
+    fn is_lendable(&self, portion: &Portion<Item>) -> bool {
+        let item = &portion.item;
+        let is_whole = bucket(&self.buckets, portion.rows) == portion.rows && portion.rows == item.ticket.rows;
+        is_whole
+            && match (&item.ticket.content, &item.pixels) {
+                (Content::Tensors(tensors), _) => tensors.iter().all(|tensor| match &tensor.data {
+                    Data::Fixed(bytes) => is_aligned(bytes, tensor.data_type),
+                    Data::Strings(_) => true,
+                }),
+                (Content::Images(_), Some(_)) => true,
+                (Content::Images(_) | Content::Blank, _) => false,
+            }
+    }
+}
+
+impl Item {
+    /// Copies some of its rows for one input.
+    fn write(&self, input: usize, first: usize, rows: usize, piece: &mut Piece) {
+        match (&self.ticket.content, &self.pixels, piece) {
+            (Content::Tensors(tensors), _, piece) => match (tensors.get(input).map(|tensor| &tensor.data), piece) {
+                (Some(Data::Fixed(bytes)), Piece::Fixed(to)) => {
+                    let row = bytes.len() / self.ticket.rows.max(1);
+                    copy(bytes.get(first * row..(first + rows) * row).unwrap_or_default(), to);
+                }
+                (Some(Data::Strings(strings)), Piece::Strings(to)) => {
+                    let row = strings.len() / self.ticket.rows.max(1);
+                    to.extend_from_slice(strings.get(first * row..(first + rows) * row).unwrap_or_default());
+                }
+                _ => {}
+            },
+            (_, Some(pixels), Piece::Fixed(to)) => copy(pixels, to),
+            (_, None, Piece::Fixed(to)) => to.fill(0),
+            (_, _, Piece::Strings(_)) => {}
+        }
+    }
+
+    /// Its elements for one input, when it is the whole batch.
+    fn lend(&self, input: usize) -> Values {
+        match (&self.ticket.content, &self.pixels) {
+            (Content::Tensors(tensors), _) => match tensors.get(input).map(|tensor| &tensor.data) {
+                Some(Data::Fixed(bytes)) => Values::Lent(bytes.clone()),
+                Some(Data::Strings(strings)) => Values::Strings(strings.clone()),
+                None => Values::Strings(Vec::new()),
+            },
+            (_, Some(pixels)) => Values::Lent(pixels.clone()),
+            (_, None) => Values::Strings(Vec::new()),
+        }
+    }
+}
+
+/// Both have the same length, by the checks at admission; a panic here would leave a batch unfinished for ever.
+fn copy(from: &[u8], to: &mut [u8]) {
+    let length = from.len().min(to.len());
+    to[..length].copy_from_slice(&from[..length]);
+}
+
+impl Forming {
+    /// An empty batch for rows like this item's.
+    pub(super) fn new(layout: &Layout, item: &Item, memory: Option<Memory>) -> Self {
+        let capacity = layout.capacity(item);
+        let mut memory = memory.unwrap_or_default().into_iter();
+        let columns = layout
+            .signature
+            .inputs
+            .iter()
+            .enumerate()
+            .map(|(input, spec)| {
+                let row_bytes = layout.row_bytes(item, input);
+                let needed = bucket(&layout.buckets, capacity) * row_bytes;
+                let free = memory.next().filter(|memory| memory.len() >= needed).unwrap_or_else(|| aligned(needed));
+                Column { data_type: spec.data_type, shape: layout.shape(item, input).to_vec(), row_bytes, free }
+            })
+            .collect();
+        Self {
+            columns,
+            slots: Vec::new(),
+            rows: 0,
+            capacity,
+            writers: 0,
+            is_closed: false,
+            is_lent: false,
+            oldest: item.ready,
+            held_since: None,
+        }
+    }
+
+    /// A batch that is one portion in its own memory, where that is possible.
+    pub(super) fn lent(layout: &Layout, portion: &Portion<Item>) -> Option<Self> {
+        if !layout.is_lendable(portion) {
+            return None;
+        }
+        let columns = layout
+            .signature
+            .inputs
+            .iter()
+            .enumerate()
+            .map(|(input, spec)| {
+                let shape = layout.shape(&portion.item, input).to_vec();
+                Column { data_type: spec.data_type, shape, row_bytes: 0, free: BytesMut::new() }
+            })
+            .collect();
+        Some(Self {
+            columns,
+            slots: vec![Slot { portion: portion.clone(), pieces: Vec::new() }],
+            rows: portion.rows,
+            capacity: portion.rows,
+            writers: 0,
+            is_closed: true,
+            is_lent: true,
+            oldest: portion.item.ready,
+            held_since: None,
+        })
+    }
+
+    /// Whether an item's rows have the shape that the batch's rows have.
+    pub(super) fn accepts(&self, layout: &Layout, item: &Item) -> bool {
+        self.columns
+            .iter()
+            .enumerate()
+            .all(|(input, column)| layout.row_shape(layout.shape(item, input)) == layout.row_shape(&column.shape))
+    }
+
+    /// How many more rows may join.
+    pub(super) fn room(&self) -> usize {
+        if self.is_closed { 0 } else { self.capacity - self.rows }
+    }
+
+    /// Nobody else may join.
+    pub(super) fn close(&mut self) {
+        self.is_closed = true;
+    }
+
+    /// Its rows.
+    pub(super) fn rows(&self) -> usize {
+        self.rows
+    }
+
+    /// Whether nobody else can join, and whether all that did have written their rows.
+    pub(super) fn state(&self) -> (bool, bool) {
+        (self.room() == 0, self.writers == 0)
+    }
+
+    /// How long its oldest rows have been able to run.
+    pub(super) fn age(&self, now: Instant) -> Duration {
+        now.saturating_duration_since(self.oldest)
+    }
+
+    /// Gives a portion its part of the memory. There must be room for it.
+    pub(super) fn reserve(&mut self, portion: Portion<Item>) -> Writing {
+        let rows = portion.rows.min(self.capacity - self.rows);
+        let pieces = self
+            .columns
+            .iter_mut()
+            .map(|column| match column.data_type.size() {
+                Some(_) => Piece::Fixed(column.free.split_to(rows * column.row_bytes)),
+                None => Piece::Strings(Vec::new()),
+            })
+            .collect();
+        self.rows += rows;
+        self.writers += 1;
+        self.oldest = self.oldest.min(portion.item.ready);
+        let place = self.slots.len();
+        self.slots.push(Slot { portion: portion.clone(), pieces: Vec::new() });
+        Writing { place, portion, pieces }
+    }
+
+    /// Takes a written part back.
+    pub(super) fn commit(&mut self, writing: Writing) {
+        if let Some(slot) = self.slots.get_mut(writing.place) {
+            slot.pieces = writing.pieces;
+            self.writers -= 1;
+        }
+    }
+
+    /// The portions, in the order of their rows.
+    pub(super) fn portions(&self) -> impl Iterator<Item = &Portion<Item>> {
+        self.slots.iter().map(|slot| &slot.portion)
+    }
+
+    /// Makes the batch of those portions that are still wanted.
+    pub(super) fn finish(self, layout: &Layout, wanted: &[bool]) -> Batch {
+        let Self { columns, slots, is_lent, .. } = self;
+        let is_wanted = |place: usize| wanted.get(place).copied().unwrap_or(false);
+        let rows = (0..slots.len()).filter(|place| is_wanted(*place)).map(|place| slots[place].portion.rows).sum();
+        if is_lent {
+            let lend =
+                |input: usize| slots.first().map_or(Values::Strings(vec![]), |slot| slot.portion.item.lend(input));
+            let inputs = columns
+                .into_iter()
+                .enumerate()
+                .map(|(input, column)| BatchInput {
+                    data_type: column.data_type,
+                    shape: column.shape,
+                    values: lend(input),
+                })
+                .collect();
+            return Batch { inputs, rows, rest: Memory::new() };
+        }
+        let padding = bucket(&layout.buckets, rows) - rows;
+        let kept: Vec<(usize, bool)> =
+            slots.iter().enumerate().map(|(place, slot)| (slot.portion.rows, is_wanted(place))).collect();
+        let mut pieces: Vec<_> = slots.into_iter().map(|slot| slot.pieces.into_iter()).collect();
+        let (mut inputs, mut rest) = (Vec::with_capacity(columns.len()), Memory::with_capacity(columns.len()));
+        for mut column in columns {
+            let elements: usize = layout.row_shape(&column.shape).iter().product();
+            let mut bytes = BytesMut::new();
+            let mut strings = Vec::new();
+            for (part, (_, is_wanted)) in pieces.iter_mut().zip(&kept) {
+                match part.next() {
+                    Some(Piece::Fixed(part)) => bytes.unsplit(part),
+                    Some(Piece::Strings(part)) if *is_wanted => strings.extend(part),
+                    Some(Piece::Strings(_)) | None => {}
+                }
+            }
+            if column.data_type.size().is_some() {
+                close_gaps(&mut bytes, &mut column.free, column.row_bytes, &kept);
+                let mut blank = column.free.split_to(padding * column.row_bytes);
+                blank.fill(0);
+                bytes.unsplit(blank);
+            } else {
+                strings.resize(strings.len() + padding * elements, Bytes::new());
+            }
+            if layout.is_batched
+                && let Some(first) = column.shape.first_mut()
+            {
+                *first = rows + padding;
+            }
+            let values = if column.data_type.size().is_some() { Values::Own(bytes) } else { Values::Strings(strings) };
+            inputs.push(BatchInput { data_type: column.data_type, shape: column.shape, values });
+            rest.push(column.free);
+        }
+        Batch { inputs, rows, rest }
+    }
+}
+
+/// Moves the rows that are wanted together, and gives the memory behind them back to the free part.
+fn close_gaps(bytes: &mut BytesMut, free: &mut BytesMut, row_bytes: usize, kept: &[(usize, bool)]) {
+    let (mut from, mut to) = (0, 0);
+    for (rows, is_wanted) in kept {
+        let length = rows * row_bytes;
+        if *is_wanted {
+            if from != to {
+                bytes.copy_within(from..from + length, to);
+            }
+            to += length;
+        }
+        from += length;
+    }
+    if to < bytes.len() {
+        let mut tail = bytes.split_off(to);
+        tail.unsplit(std::mem::take(free));
+        *free = tail;
+    }
+}
+
+impl Writing {
+    /// Copies the portion's rows into its part of the memory.
+    pub(super) fn write(&mut self) {
+        let Portion { item, first, rows } = &self.portion;
+        for (input, piece) in self.pieces.iter_mut().enumerate() {
+            item.write(input, *first, *rows, piece);
+        }
+    }
+
+    /// How many bytes are to be copied.
+    pub(super) fn bytes(&self) -> usize {
+        self.pieces.iter().map(|piece| if let Piece::Fixed(piece) = piece { piece.len() } else { 0 }).sum()
+    }
+}
+
+impl Batch {
+    /// The memory, whole again, for another batch; none where it was a request's.
+    pub(super) fn into_memory(self) -> Option<Memory> {
+        let Self { inputs, rest, .. } = self;
+        if rest.is_empty() {
+            return None;
+        }
+        let whole = inputs.into_iter().zip(rest).map(|(input, rest)| match input.values {
+            Values::Own(mut bytes) => {
+                bytes.unsplit(rest);
+                bytes
+            }
+            Values::Lent(_) | Values::Strings(_) => rest,
+        });
+        Some(whole.collect())
+    }
+}
