@@ -146,7 +146,7 @@ async fn a_bad_body_is_the_client_s_error() {
         ),
         (json!({"inputs": rows(1)["inputs"], "parameters": {"timeout": "soon"}}).to_string(), 400, "'timeout' must be"),
         (json!({"inputs": rows(1)["inputs"], "parameters": {"triton_x": 1}}).to_string(), 400, "are reserved"),
-        (rows(5).to_string(), 400, "batch-size must be <= 4 for 'timer'"),
+        (rows(33).to_string(), 400, "batch-size must be <= 32 for 'timer'"),
         (" ".repeat(1_000_001), 413, "larger than 1000000 bytes"),
     ] {
         let response = server.post(INFER).body(body.clone()).send().await.unwrap();

@@ -6,7 +6,7 @@ use super::*;
 use crate::settings::Preset;
 
 /// A model of images of 32 x 32 that gives them back, and its engine.
-fn images(threads: usize, max_rows: usize, mut run: impl FnMut(usize) + Send + 'static) -> Arc<Engine> {
+fn images(threads: usize, max_rows: usize, run: impl FnMut(usize) + Send + 'static) -> Arc<Engine> {
     struct Echo<F>(Signature, F);
     impl<F: FnMut(usize) + Send> Device for Echo<F> {
         fn signature(&self) -> &Signature {
@@ -35,7 +35,7 @@ fn images(threads: usize, max_rows: usize, mut run: impl FnMut(usize) + Send + '
         decode_threads: threads,
         ..config()
     };
-    start(vec![Box::new(Echo(signature, move |rows| run(rows)))], config)
+    start(vec![Box::new(Echo(signature, run))], config)
 }
 
 fn file(name: &str) -> Bytes {
