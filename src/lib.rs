@@ -6,6 +6,7 @@
 #![cfg_attr(test, allow(clippy::needless_pass_by_value))]
 
 pub mod api;
+pub mod cli;
 pub mod controller;
 pub mod operator;
 pub mod placement;
@@ -13,6 +14,7 @@ pub mod resources;
 pub mod scaling;
 pub mod scrape;
 pub mod service;
+pub mod simulate;
 pub mod telemetry;
 
 #[cfg(test)]

@@ -34,6 +34,8 @@ fn imports_flow_one_way() {
         ("src/placement", &["api", "service", "placement", "fixtures"]),
         ("src/resources", &["api", "service", "placement", "resources", "fixtures"]),
         ("src/scrape", &["scaling", "scrape"]),
+        ("src/simulate", &["scaling", "scrape", "simulate"]),
+        ("src/cli", &["scaling", "simulate", "cli"]),
         ("src/telemetry", &["telemetry"]),
     ];
     for (folder, allowed) in layers {
@@ -70,6 +72,29 @@ fn the_pure_folders_have_no_clock_no_client_and_no_log() {
             for word in banned {
                 assert!(!text.contains(word), "{} has `{word}`, which a pure folder may not", path.display());
             }
+        }
+    }
+}
+
+/// A run of the simulator is a function of its arguments; its random numbers are seeded.
+#[test]
+fn the_simulator_has_no_clock_no_file_and_no_log() {
+    let banned = [
+        "async fn",
+        ".await",
+        "Instant::now",
+        "SystemTime",
+        "Timestamp::now",
+        "reqwest",
+        "tracing::",
+        "tokio::",
+        "std::fs",
+        "std::env",
+        "Rng::new()",
+    ];
+    for (path, text) in sources("src/simulate") {
+        for word in banned {
+            assert!(!text.contains(word), "{} has `{word}`, which the simulator may not", path.display());
         }
     }
 }

@@ -267,12 +267,12 @@ fn rounded_up(needed: f64, current: u32) -> u32 {
 }
 
 /// A count as a whole number: negative ones and NaN are 0, and there are never more replicas than `u32` holds.
-fn whole(number: impl IntoWhole) -> u32 {
+pub(crate) fn whole(number: impl IntoWhole) -> u32 {
     number.into_whole()
 }
 
 /// See [`whole`].
-trait IntoWhole {
+pub(crate) trait IntoWhole {
     fn into_whole(self) -> u32;
 }
 

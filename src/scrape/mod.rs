@@ -23,4 +23,5 @@ pub use collector::{Collector, CollectorSettings, ScrapeError};
 pub use metrics::ScrapeMetrics;
 pub use parse::{LINE_LIMIT, ParseError, SERIES_LIMIT, parse};
 pub use snapshot::{BatchTotal, Failures, Histogram, ServerInfo, Snapshot};
+pub(crate) use store::Pod;
 pub use store::{METRICS_PORT, ServiceKey, Target};

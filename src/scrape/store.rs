@@ -59,7 +59,8 @@ pub(super) struct Service {
     pub(super) announced: bool,
 }
 
-pub(super) struct Pod {
+/// One pod: its newest page, and what it did between the last two. The simulator makes its measurements with it too.
+pub(crate) struct Pod {
     pub(super) target: Target,
     /// The number of the task that scrapes it, if any: a pod that went and came back gets a new one, and the old one
     /// ends.
@@ -90,7 +91,7 @@ impl Service {
             let uid = target.uid.clone();
             let pod = match before.remove(&uid) {
                 Some(pod) => Pod { target, ..pod },
-                None => Pod { target, task: None, last: None, measurement: None, failure: None },
+                None => Pod::new(target),
             };
             self.pods.insert(uid, pod);
         }
@@ -98,7 +99,13 @@ impl Service {
 }
 
 impl Pod {
-    pub(super) fn succeeded(&mut self, at: Monotonic, container_restarts: u32, snapshot: Snapshot) {
+    /// A pod of which nothing is known yet.
+    pub(crate) fn new(target: Target) -> Self {
+        Self { target, task: None, last: None, measurement: None, failure: None }
+    }
+
+    /// Takes in a page.
+    pub(crate) fn succeeded(&mut self, at: Monotonic, container_restarts: u32, snapshot: Snapshot) {
         // Flotilla's own server is warm before it is ready; another may not be.
         let is_own = snapshot.server.is_some();
         let scraped = Scraped { at, container_restarts, snapshot };
@@ -110,13 +117,14 @@ impl Pod {
         self.last = Some(scraped);
     }
 
-    pub(super) fn failed(&mut self, at: Monotonic, reason: MissingReason, message: String) {
+    /// Notes that there was no page.
+    pub(crate) fn failed(&mut self, at: Monotonic, reason: MissingReason, message: String) {
         let since = self.failure.as_ref().map_or(at, |failure| failure.since);
         self.failure = Some(Failure { since, reason, message });
     }
 
     /// The newest measurement, or why there is none that speaks for now.
-    pub(super) fn sample(&self, now: Monotonic, fresh_for: Duration) -> ReplicaSample {
+    pub(crate) fn sample(&self, now: Monotonic, fresh_for: Duration) -> ReplicaSample {
         if let Some(measurement) = &self.measurement
             && now.since(measurement.taken) <= fresh_for
         {
