@@ -80,6 +80,8 @@ pub struct Memory {
     pub measured_published: Option<Instant>,
     /// Since when metrics are missing.
     pub metrics_missing_since: Option<Instant>,
+    /// Since when something is under way, as far as visits saw.
+    pub busy_since: Option<Instant>,
     /// Visits that failed in a row.
     pub failures: u32,
 }

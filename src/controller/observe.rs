@@ -166,7 +166,8 @@ pub fn measure(ctx: &Context, service: &ValidatedService, observed: &Observed) -
         .collect();
     Measured {
         observation: Observation {
-            current: observed.deployment.as_ref().map_or(0, scale::ordered),
+            // Before the Deployment is there, what it will start with: its absence is no shortage.
+            current: observed.deployment.as_ref().map_or(service.scaling.min_replicas, scale::ordered),
             ready,
             starting,
             startup_p90: observed.startup_p90(),

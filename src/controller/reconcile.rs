@@ -31,8 +31,10 @@ pub type Guarded = DeserializeGuard<InferenceService>;
 const PUBLISH_INTERVAL: Duration = Duration::from_secs(30);
 /// Without an event, a service is looked at again after this time: deadlines pass without one.
 const IDLE_INTERVAL: Duration = Duration::from_secs(30);
-/// The same while something is under way.
+/// The same while something has just begun to be under way.
 const BUSY_INTERVAL: Duration = Duration::from_secs(5);
+/// After this time, what is under way has nothing left that only a visit shows: a pod without a node waits for hours.
+const BUSY_FOR: Duration = Duration::from_mins(2);
 /// How long a start is expected to take before one was measured.
 const STARTUP_FALLBACK: Duration = Duration::from_mins(1);
 /// Failed visits in a row that the status says nothing of: a conflict is over in a moment.
@@ -145,7 +147,19 @@ async fn visit(object: &Guarded, ctx: &Context) -> Result<Action, Error> {
     let settled = outcome?.plan == RolloutPlan::Proceed(work.observed.live_shape().unwrap_or(RolloutShape::SURGE))
         && !work.observed.is_rolling()
         && work.observed.present().all(|pod| pod.ready.is_some());
-    Ok(Action::requeue(if settled { IDLE_INTERVAL } else { BUSY_INTERVAL }))
+    let mut memories = ctx.memories();
+    let busy_since = &mut memories.entry(validated.uid.clone()).or_default().busy_since;
+    Ok(Action::requeue(next_visit(settled, busy_since, Instant::now())))
+}
+
+/// How long until the next visit that no event asks for.
+fn next_visit(settled: bool, busy_since: &mut Option<Instant>, now: Instant) -> Duration {
+    if settled {
+        *busy_since = None;
+        return IDLE_INTERVAL;
+    }
+    let since = *busy_since.get_or_insert(now);
+    if now.duration_since(since) < BUSY_FOR { BUSY_INTERVAL } else { IDLE_INTERVAL }
 }
 
 /// A service that can't be acted on: says why and waits for a change of it.
@@ -225,4 +239,20 @@ fn clocks(ctx: &Context, service: &ValidatedService, decision: Option<&Decision>
         memory.metrics_missing_since.is_some_and(|since| now.duration_since(since) > ctx.scrape_interval * 3);
     let due = memory.measured_published.is_none_or(|at| now.duration_since(at) >= PUBLISH_INTERVAL);
     (due, missing_long)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_service_that_stays_unsettled_is_visited_as_seldom_as_a_settled_one() {
+        let start = Instant::now();
+        let mut since = None;
+        assert_eq!(next_visit(false, &mut since, start), BUSY_INTERVAL);
+        assert_eq!(next_visit(false, &mut since, start + BUSY_FOR / 2), BUSY_INTERVAL);
+        assert_eq!(next_visit(false, &mut since, start + BUSY_FOR), IDLE_INTERVAL);
+        assert_eq!(next_visit(true, &mut since, start + BUSY_FOR), IDLE_INTERVAL);
+        assert_eq!(next_visit(false, &mut since, start + 2 * BUSY_FOR), BUSY_INTERVAL, "a new change begins anew");
+    }
 }
