@@ -24,7 +24,7 @@ use crate::{
         connections::{Limits, serve},
         metrics_router, router,
     },
-    repository::{Repository, load},
+    repository::Repository,
     settings::Settings,
 };
 
@@ -84,7 +84,7 @@ pub async fn run(
     if let (Ok(http), Ok(metrics)) = (listeners.http.local_addr(), listeners.metrics.local_addr()) {
         tracing::info!(%http, %metrics, version = env!("CARGO_PKG_VERSION"), "listening");
     }
-    let repository = Repository::new([settings.model.name.clone()]);
+    let repository = Repository::open(settings.clone(), library)?;
     let app = App::new(Arc::clone(&repository), settings.http.max_body_bytes);
     let stop = CancellationToken::new();
     let clients = {
@@ -106,7 +106,7 @@ pub async fn run(
     let scrapers = tokio::spawn(scrapers);
 
     let drain = settings.drain.clone();
-    let loaded = start_loader(Arc::clone(&repository), settings, library)?;
+    let loaded = start_loader(Arc::clone(&repository))?;
     let mut shutdown = std::pin::pin!(shutdown);
     tokio::select! {
         biased;
@@ -132,15 +132,11 @@ pub async fn run(
 }
 
 /// Loads on a thread of its own: the process can end without it, which a task on the runtime's blocking pool would prevent.
-fn start_loader(
-    repository: Arc<Repository>,
-    settings: Settings,
-    library: Option<PathBuf>,
-) -> Result<oneshot::Receiver<Result<(), Failure>>, Failure> {
+fn start_loader(repository: Arc<Repository>) -> Result<oneshot::Receiver<Result<(), Failure>>, Failure> {
     let (done, loaded) = oneshot::channel();
     let work = move || {
-        let result = catch_unwind(AssertUnwindSafe(|| load(&repository, &settings, library.as_deref())))
-            .unwrap_or_else(|_| Err(Failure::internal("loading the model panicked")));
+        let result = catch_unwind(AssertUnwindSafe(|| repository.load_all()))
+            .unwrap_or_else(|_| Err(Failure::internal("loading the models panicked")));
         drop(done.send(result));
     };
     thread::Builder::new()

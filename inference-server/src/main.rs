@@ -7,7 +7,6 @@ use flotilla_server::{
     arguments::Arguments,
     failure::{Failure, Reason},
     lifecycle::{Listeners, run},
-    settings::Settings,
 };
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
@@ -35,8 +34,9 @@ async fn serve(arguments: &Arguments, signals: io::Result<(Signal, Signal)>) -> 
             "report this with the server's log",
         )
     })?;
-    let settings = Settings::load(&arguments.settings).map_err(|error| {
-        let fix = "correct the settings file; its fields are in the server's README";
+    let settings = arguments.to_settings().map_err(|error| {
+        let fix =
+            "correct the flag, the environment variable or the settings file; the fields are in the server's README";
         Failure::new(Reason::SettingsInvalid, error.to_string(), fix)
     })?;
     let listeners = Listeners::bind(&settings).await?;

@@ -10,9 +10,11 @@ use std::{
 };
 
 use prometheus::{
-    Counter, CounterVec, Encoder, Error, Gauge, Histogram, HistogramOpts, IntCounter, IntCounterVec, IntGauge, Opts,
-    Registry, TextEncoder, core::Collector, proto::MetricFamily,
+    Counter, CounterVec, Encoder, Error, Gauge, GaugeVec, Histogram, HistogramOpts, IntCounter, IntCounterVec,
+    IntGauge, Opts, Registry, TextEncoder, core::Collector, proto::MetricFamily,
 };
+
+use crate::repository::LoadReport;
 
 /// From one millisecond to ten seconds in doublings: the queue target is tens of milliseconds, an overload seconds.
 const QUEUE_BUCKETS: [f64; 14] =
@@ -214,6 +216,22 @@ impl Metrics {
             .const_label("model_sha256", model_sha256)
             .const_label("server_version", env!("CARGO_PKG_VERSION"));
         registrar.add(IntGauge::with_opts(opts)).map(|info| info.set(1))
+    }
+
+    /// Adds the metrics that tell how long the model took to become ready; called once.
+    ///
+    /// # Errors
+    /// When it was called before.
+    pub fn set_load(&self, report: &LoadReport) -> Result<(), Error> {
+        let registrar = Registrar { registry: self.registry.clone(), model: &self.model, version: &self.version };
+        gauge(&registrar, "nv_model_load_duration_secs", "Model load time in seconds")?
+            .set(report.total().as_secs_f64());
+        let opts = registrar.opts("flotilla_model_load_seconds", "Parts of the model's load time");
+        let phases = registrar.add(GaugeVec::new(opts, &["phase"]))?;
+        for (phase, time) in report.phases() {
+            phases.with_label_values(&[phase]).set(time.as_secs_f64());
+        }
+        Ok(())
     }
 
     /// Counts a request turned away.

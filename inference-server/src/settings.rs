@@ -1,12 +1,25 @@
-//! The settings file: JSON, version 1, every field but `version` and `model` with a default, unknown fields refused.
+//! The settings file: JSON, version 1, every field but `version` with a default, unknown fields refused.
+//!
+//! Flags and environment variables are laid over it before anything looks at it ([`crate::arguments`]); what can be set for
+//! one model, and the order in which places are heard, is in [`layer`].
+
+pub mod layer;
 
 use std::{
+    collections::BTreeMap,
     fs,
     path::{Path, PathBuf},
-    time::Duration,
 };
 
+use clap::ValueEnum;
 use serde::Deserialize;
+
+use self::layer::{Batching, Layer};
+
+/// The most models that a server has.
+pub const MAX_MODELS: usize = 1024;
+/// In `loadModels`: all of the repository.
+pub const ALL_MODELS: &str = "*";
 
 /// The whole file.
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
@@ -14,17 +27,35 @@ use serde::Deserialize;
 pub struct Settings {
     /// The version of this format; only 1 exists.
     pub version: u32,
-    /// What to serve.
-    pub model: Model,
-    /// What executes it.
+    /// The one model to serve, where it is not a repository.
+    pub model: Option<Model>,
+    /// A folder of models to serve, in Triton's layout.
+    pub model_repository: Option<PathBuf>,
+    /// Whether clients may load and unload models.
     #[serde(default)]
-    pub execution_provider: ExecutionProvider,
+    pub model_control_mode: ControlMode,
+    /// The models of the repository to load at the start under explicit control; `*` is all.
+    #[serde(default)]
+    pub load_models: Vec<String>,
+    /// What holds for one model of the repository, by name.
+    #[serde(default)]
+    pub models: BTreeMap<String, Layer>,
+    /// What executes models.
+    pub execution_provider: Option<ExecutionProvider>,
+    /// How many batches of a model execute at the same time.
+    pub instances: Option<usize>,
     /// How requests become batches.
     #[serde(default)]
     pub batching: Batching,
+    /// What the command line and the environment say about every model; never in the file.
+    #[serde(skip)]
+    pub overrides: Layer,
     /// The inference port.
     #[serde(default)]
     pub http: Http,
+    /// The gRPC port.
+    #[serde(default)]
+    pub grpc: Grpc,
     /// The metrics port.
     #[serde(default)]
     pub metrics: Metrics,
@@ -42,8 +73,18 @@ pub struct Model {
     /// A folder that holds `VERSION/model.onnx` or `VERSION/timer.json`.
     pub path: PathBuf,
     /// What an image becomes.
-    #[serde(default)]
-    pub preprocessing: Preprocessing,
+    pub preprocessing: Option<Preprocessing>,
+}
+
+/// Who decides which models are loaded.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize, ValueEnum)]
+#[value(rename_all = "PascalCase")]
+pub enum ControlMode {
+    /// All models of the repository are loaded at the start, and nothing changes after it.
+    #[default]
+    None,
+    /// Only the named ones are, and clients load and unload models.
+    Explicit,
 }
 
 /// What an image in a request becomes before the model sees it.
@@ -68,7 +109,8 @@ pub enum Preset {
 }
 
 /// Which hardware executes the model.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize, ValueEnum)]
+#[value(rename_all = "PascalCase")]
 pub enum ExecutionProvider {
     /// CUDA where the library and a GPU can do it, else the CPU; the choice is logged and in the info metric.
     #[default]
@@ -81,18 +123,6 @@ pub enum ExecutionProvider {
     Cpu,
 }
 
-/// How requests become batches.
-#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
-#[serde(rename_all = "camelCase", deny_unknown_fields, default)]
-pub struct Batching {
-    /// The most images in one execution.
-    pub max_batch_size: usize,
-    /// How long an idle device waits for more, counted from the oldest request's arrival in the queue.
-    pub max_queue_delay_microseconds: u64,
-    /// The most requests that may wait.
-    pub max_queue_size: usize,
-}
-
 /// The inference port.
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields, default)]
@@ -103,6 +133,14 @@ pub struct Http {
     pub max_body_bytes: usize,
     /// After about this age a connection is closed gracefully, so that its client meets new replicas.
     pub max_connection_age_seconds: u64,
+}
+
+/// The gRPC port.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields, default)]
+pub struct Grpc {
+    /// TCP port; 0 takes any free one (for tests).
+    pub port: u16,
 }
 
 /// The metrics port.
@@ -123,15 +161,36 @@ pub struct Drain {
     pub timeout_seconds: u64,
 }
 
-impl Default for Batching {
+impl Default for Settings {
     fn default() -> Self {
-        Self { max_batch_size: 32, max_queue_delay_microseconds: 0, max_queue_size: 1024 }
+        Self {
+            version: 1,
+            model: None,
+            model_repository: None,
+            model_control_mode: ControlMode::default(),
+            load_models: Vec::new(),
+            models: BTreeMap::new(),
+            execution_provider: None,
+            instances: None,
+            batching: Batching::default(),
+            overrides: Layer::default(),
+            http: Http::default(),
+            grpc: Grpc::default(),
+            metrics: Metrics::default(),
+            drain: Drain::default(),
+        }
     }
 }
 
 impl Default for Http {
     fn default() -> Self {
         Self { port: 8000, max_body_bytes: 64 << 20, max_connection_age_seconds: 20 }
+    }
+}
+
+impl Default for Grpc {
+    fn default() -> Self {
+        Self { port: 8001 }
     }
 }
 
@@ -177,17 +236,14 @@ pub enum SettingsError {
 }
 
 impl Settings {
-    /// Reads and checks the file.
+    /// Reads the file. It is checked when the command line has had its say.
     ///
     /// # Errors
-    /// When the file can't be read, parsed or used.
+    /// When the file can't be read or parsed.
     pub fn load(path: &Path) -> Result<Self, SettingsError> {
         let text = fs::read_to_string(path)
             .map_err(|source| SettingsError::Unreadable { path: path.to_path_buf(), source })?;
-        let settings: Self = serde_json::from_str(&text)
-            .map_err(|source| SettingsError::Malformed { path: path.to_path_buf(), source })?;
-        settings.check()?;
-        Ok(settings)
+        serde_json::from_str(&text).map_err(|source| SettingsError::Malformed { path: path.to_path_buf(), source })
     }
 
     /// Checks what the types can't say.
@@ -195,31 +251,69 @@ impl Settings {
     /// # Errors
     /// Names the first field that can't work.
     pub fn check(&self) -> Result<(), SettingsError> {
-        let name_is_usable = |name: &str| {
-            !name.is_empty()
-                && name.len() <= 253
-                && name.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'_' | b'.'))
-        };
         require(self.version == 1, "version", || format!("must be 1, not {}", self.version))?;
-        require(name_is_usable(&self.model.name), "model.name", || {
-            format!("must be 1 to 253 letters, digits, '-', '_' and '.', not {:?}", self.model.name)
+        require(self.model.is_some() != self.model_repository.is_some(), "model", || {
+            let have = if self.model.is_some() { "both are" } else { "neither is" };
+            format!("or modelRepository must be set, and {have}")
         })?;
-        between(self.batching.max_batch_size, 1, 1024, "batching.maxBatchSize")?;
-        between(self.batching.max_queue_size, 1, 1 << 16, "batching.maxQueueSize")?;
-        between(self.batching.max_queue_delay_microseconds, 0, 60_000_000, "batching.maxQueueDelayMicroseconds")?;
+        for (field, name) in self
+            .model
+            .iter()
+            .map(|model| ("model.name", &model.name))
+            .chain(self.models.keys().map(|name| ("models", name)))
+            .chain(self.load_models.iter().filter(|name| *name != ALL_MODELS).map(|name| ("loadModels", name)))
+        {
+            require(is_model_name(name), field, || {
+                format!("must be 1 to 253 letters, digits, '-', '_' and '.', not {name:?}")
+            })?;
+        }
+        require(self.models.len() <= MAX_MODELS && self.load_models.len() <= MAX_MODELS, "models", || {
+            format!("must be at most {MAX_MODELS}")
+        })?;
+        require(self.model.is_none() || self.models.is_empty(), "models", || {
+            "is for the models of modelRepository; with model, the fields are at the top".to_owned()
+        })?;
+        require(self.model_control_mode == ControlMode::Explicit || self.load_models.is_empty(), "loadModels", || {
+            "is for modelControlMode Explicit; without it, all models are loaded".to_owned()
+        })?;
+        self.for_model("").check()?;
+        for name in self.models.keys() {
+            self.for_model(name).check()?;
+        }
         between(self.http.max_body_bytes, 1, 1 << 31, "http.maxBodyBytes")?;
         between(self.http.max_connection_age_seconds, 1, 86_400, "http.maxConnectionAgeSeconds")?;
         between(self.drain.delay_seconds, 0, 3_600, "drain.delaySeconds")?;
         between(self.drain.timeout_seconds, 0, 3_600, "drain.timeoutSeconds")?;
-        require(self.http.port == 0 || self.http.port != self.metrics.port, "metrics.port", || {
-            format!("must differ from http.port ({})", self.http.port)
-        })
+        let ports = [("http.port", self.http.port), ("grpc.port", self.grpc.port), ("metrics.port", self.metrics.port)];
+        for (index, (field, port)) in ports.into_iter().enumerate() {
+            let same = ports[..index].iter().find(|(_, other)| port != 0 && *other == port);
+            require(same.is_none(), field, || format!("must differ from {} ({port})", same.map_or("", |same| same.0)))?;
+        }
+        Ok(())
     }
 
-    /// The batching delay as a duration.
-    pub fn max_queue_delay(&self) -> Duration {
-        Duration::from_micros(self.batching.max_queue_delay_microseconds)
+    /// All that is said about a model outside its own `config.pbtxt`.
+    pub fn for_model(&self, name: &str) -> Layer {
+        let own = match &self.model {
+            Some(model) => Layer { preprocessing: model.preprocessing, ..Layer::default() },
+            None => self.models.get(name).cloned().unwrap_or_default(),
+        };
+        let file = Layer {
+            preprocessing: None,
+            execution_provider: self.execution_provider,
+            instances: self.instances,
+            batching: self.batching.clone(),
+        };
+        self.overrides.clone().over(own).over(file)
     }
+}
+
+/// Whether a name can be a model's: it is part of paths, of files and of requests.
+pub fn is_model_name(name: &str) -> bool {
+    !name.is_empty()
+        && name.len() <= 253
+        && !name.starts_with('.')
+        && name.bytes().all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_' | b'.'))
 }
 
 fn require(holds: bool, field: &'static str, problem: impl FnOnce() -> String) -> Result<(), SettingsError> {
@@ -237,6 +331,8 @@ fn between<T: PartialOrd + Copy + std::fmt::Display>(
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
     use super::*;
 
     fn parse(text: &str) -> Result<Settings, String> {
@@ -248,15 +344,11 @@ mod tests {
     #[test]
     fn the_smallest_file_gets_every_default() {
         let settings = parse(r#"{"version":1,"model":{"name":"clip","path":"/mnt/model"}}"#).unwrap();
-        assert_eq!(
-            settings.batching,
-            Batching { max_batch_size: 32, max_queue_delay_microseconds: 0, max_queue_size: 1024 }
-        );
+        assert_eq!(settings.for_model("clip"), Layer::default());
         assert_eq!(settings.http, Http { port: 8000, max_body_bytes: 67_108_864, max_connection_age_seconds: 20 });
         assert_eq!(settings.drain, Drain { delay_seconds: 5, timeout_seconds: 45 });
         assert_eq!(settings.metrics.port, 8002);
-        assert_eq!(settings.execution_provider, ExecutionProvider::Auto);
-        assert_eq!(settings.model.preprocessing.preset, Preset::None);
+        assert_eq!(settings.model_control_mode, ControlMode::None);
     }
 
     #[test]
@@ -269,10 +361,26 @@ mod tests {
                 "metrics":{"port":9002},"drain":{"delaySeconds":1,"timeoutSeconds":2}}"#,
         )
         .unwrap();
-        assert_eq!(settings.model.preprocessing.preset, Preset::Clip);
-        assert_eq!(settings.execution_provider, ExecutionProvider::Cpu);
-        assert_eq!(settings.max_queue_delay(), Duration::from_micros(500));
         assert_eq!(settings.http.port, 8080);
+        let model = settings.for_model("clip").resolve().unwrap();
+        assert_eq!(model.preprocessing.preset, Preset::Clip);
+        assert_eq!(model.execution_provider, ExecutionProvider::Cpu);
+        assert_eq!(model.max_queue_delay, Duration::from_micros(500));
+        assert_eq!((model.max_batch_size, model.max_queue_size), (8, 64));
+    }
+
+    #[test]
+    fn a_model_s_own_part_goes_before_the_whole_file_s() {
+        let settings = parse(
+            r#"{"version":1,"modelRepository":"/models","executionProvider":"Cpu","batching":{"maxBatchSize":4},
+                "models":{"clip":{"preprocessing":{"preset":"Clip"},"batching":{"maxBatchSize":8}}}}"#,
+        )
+        .unwrap();
+        let size = |name: &str| settings.for_model(name).resolve().unwrap().max_batch_size;
+        assert_eq!((size("clip"), size("other")), (8, 4));
+        let clip = settings.for_model("clip");
+        assert_eq!(clip.execution_provider, Some(ExecutionProvider::Cpu));
+        assert_eq!(clip.preprocessing.map(|how| how.preset), Some(Preset::Clip));
     }
 
     #[test]
@@ -288,7 +396,20 @@ mod tests {
             ),
             (format!(r#"{{"version":1,{model},"http":{{"port":8002}}}}"#), "metrics.port must differ"),
             (format!(r#"{{"version":1,{model},"executionProvider":"Rocm"}}"#), "unknown variant `Rocm`"),
-            (r#"{"version":1}"#.to_owned(), "missing field `model`"),
+            (r#"{"version":1}"#.to_owned(), "model or modelRepository must be set, and neither is"),
+            (format!(r#"{{"version":1,{model},"modelRepository":"/r"}}"#), "must be set, and both are"),
+            (
+                format!(r#"{{"version":1,{model},"models":{{"m":{{}}}}}}"#),
+                "models is for the models of modelRepository",
+            ),
+            (
+                r#"{"version":1,"modelRepository":"/r","loadModels":["a"]}"#.to_owned(),
+                "loadModels is for modelControlMode",
+            ),
+            (
+                r#"{"version":1,"modelRepository":"/r","models":{"..":{}}}"#.to_owned(),
+                "models must be 1 to 253 letters",
+            ),
         ] {
             let error = parse(&text).unwrap_err();
             assert!(error.contains(part), "{error:?} should say {part:?}");

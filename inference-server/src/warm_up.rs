@@ -2,6 +2,8 @@
 //!
 //! The largest batch goes first, so that the device's memory grows once.
 
+use std::time::{Duration, Instant};
+
 use crate::{
     device::{BatchInput, Device},
     failure::{Failure, Reason},
@@ -14,11 +16,11 @@ const DEFAULT_SIZE: usize = 224;
 /// How far two runs of one input may differ, relative to the larger value: some GPU kernels add in any order.
 const TOLERANCE: f64 = 1e-2;
 
-/// Runs every power of two up to `max_rows`, and `max_rows` itself.
+/// Runs every power of two up to `max_rows`, and `max_rows` itself, and says how long each size took.
 ///
 /// # Errors
 /// When a run fails, gives something that is no number, or gives two answers to one question.
-pub fn warm_up(device: &mut dyn Device, max_rows: usize) -> Result<(), Failure> {
+pub fn warm_up(device: &mut dyn Device, max_rows: usize) -> Result<Vec<(usize, Duration)>, Failure> {
     let failed = |message: String| {
         Failure::new(
             Reason::WarmUpFailed,
@@ -26,7 +28,9 @@ pub fn warm_up(device: &mut dyn Device, max_rows: usize) -> Result<(), Failure> 
             "run the model with ONNX Runtime alone; a dimension that must have a certain size must be fixed in the model",
         )
     };
+    let mut times = Vec::new();
     for rows in buckets(max_rows, device.signature().is_batched()) {
+        let start = Instant::now();
         let inputs: Vec<BatchInput> = device.signature().inputs.iter().map(|spec| sample(spec, rows)).collect();
         let mut outputs = Vec::new();
         // Twice at each size costs little, and shows a fault that only one size has.
@@ -50,9 +54,9 @@ pub fn warm_up(device: &mut dyn Device, max_rows: usize) -> Result<(), Failure> 
         if !outputs[0].iter().zip(&outputs[1]).all(|(first, second)| agree(first, second)) {
             return Err(failed(format!("two runs of one batch of {rows} do not agree")));
         }
-        tracing::debug!(rows, "warmed up");
+        times.push((rows, start.elapsed()));
     }
-    Ok(())
+    Ok(times)
 }
 
 /// The batch sizes to run, largest first.
@@ -118,8 +122,6 @@ fn agree(first: &Tensor, second: &Tensor) -> bool {
 
 #[cfg(test)]
 mod tests {
-    use std::time::Duration;
-
     use super::*;
     use crate::{
         device::{DeviceError, Executed, timer::Timer},
@@ -149,7 +151,7 @@ mod tests {
 
     fn result(values: &[f32]) -> Result<(), String> {
         let timer = Timer::new(Duration::ZERO, Duration::ZERO, &[1]);
-        warm_up(&mut Scripted(timer, values.to_vec()), 1).map_err(|failure| failure.message)
+        warm_up(&mut Scripted(timer, values.to_vec()), 1).map(drop).map_err(|failure| failure.message)
     }
 
     #[test]
