@@ -3,6 +3,7 @@
 //! Modules in reading order, which is also the way of a request:
 //!
 //! - [`arguments`], [`settings`] and [`failure`]: what the server is told to do, and how it says that it can't.
+//! - [`config`]: a model's own `config.pbtxt`.
 //! - [`tensor`], [`model`]: the data that travels, and what a model wants and gives.
 //! - [`http`]: the wire. It parses, calls the engine and formats; a second protocol would sit beside it.
 //! - [`wire`]: the messages of gRPC, made from `proto/`.
@@ -16,6 +17,7 @@
 //! The server knows nothing of Kubernetes.
 
 pub mod arguments;
+pub mod config;
 pub mod device;
 pub mod engine;
 pub mod failure;

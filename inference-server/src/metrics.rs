@@ -3,8 +3,10 @@
 //! `nv_inference_*` means exactly what Triton means by it, so that dashboards and autoscalers made for Triton stay right;
 //! what Triton does not measure has names of our own. All series carry `model` and `version`.
 
+pub mod host;
+
 use std::{
-    collections::{BTreeMap, btree_map::Entry},
+    collections::{BTreeMap, HashMap, btree_map::Entry},
     sync::{Mutex, PoisonError},
     time::{Duration, SystemTime, UNIX_EPOCH},
 };
@@ -28,9 +30,7 @@ const BATCH_BUCKETS: [f64; 8] = [1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 64.0, 128.0];
 #[derive(Debug)]
 #[expect(missing_docs, reason = "each field is the metric whose help text says what it is")]
 pub struct Metrics {
-    registry: Registry,
-    model: String,
-    version: String,
+    registrar: Registrar,
     pub request_success: IntCounter,
     request_failure: IntCounterVec,
     pub inference_count: IntCounter,
@@ -96,9 +96,22 @@ impl Metrics {
     ///
     /// # Errors
     /// When two metrics have one name, which a test rules out.
-    #[expect(clippy::too_many_lines, reason = "a list of metrics with their help texts, without a branch")]
     pub fn new(model: &str, version: &str) -> Result<Self, Error> {
-        let registrar = Registrar { registry: Registry::new(), model, version };
+        Self::with_tags(model, version, &BTreeMap::new())
+    }
+
+    /// All metrics of one model with labels of its own, which get an underscore before their name as Triton gives them.
+    ///
+    /// # Errors
+    /// When a label's name can't be one.
+    #[expect(clippy::too_many_lines, reason = "a list of metrics with their help texts, without a branch")]
+    pub fn with_tags(model: &str, version: &str, tags: &BTreeMap<String, String>) -> Result<Self, Error> {
+        let labels: HashMap<String, String> = tags
+            .iter()
+            .map(|(name, value)| (format!("_{name}"), value.clone()))
+            .chain([("model".to_owned(), model.to_owned()), ("version".to_owned(), version.to_owned())])
+            .collect();
+        let registrar = Registrar { registry: Registry::new(), labels };
         let r = &registrar;
         let metrics = Self {
             request_success: counter(r, "nv_inference_request_success", "Number of successful inference requests")?,
@@ -191,9 +204,7 @@ impl Metrics {
                 &["batch_size"],
             ))?,
             batches: Mutex::default(),
-            registry: registrar.registry.clone(),
-            model: model.to_owned(),
-            version: version.to_owned(),
+            registrar,
         };
         for reason in [Failed::Rejected, Failed::Canceled, Failed::Backend, Failed::Other] {
             metrics.request_failure.with_label_values(&[reason.label()]);
@@ -209,7 +220,7 @@ impl Metrics {
     /// # Errors
     /// When it was called before.
     pub fn set_info(&self, provider: &str, model_sha256: &str) -> Result<(), Error> {
-        let registrar = Registrar { registry: self.registry.clone(), model: &self.model, version: &self.version };
+        let registrar = &self.registrar;
         let opts = registrar
             .opts("flotilla_server_info", "What is running; always 1")
             .const_label("provider", provider)
@@ -223,8 +234,8 @@ impl Metrics {
     /// # Errors
     /// When it was called before.
     pub fn set_load(&self, report: &LoadReport) -> Result<(), Error> {
-        let registrar = Registrar { registry: self.registry.clone(), model: &self.model, version: &self.version };
-        gauge(&registrar, "nv_model_load_duration_secs", "Model load time in seconds")?
+        let registrar = &self.registrar;
+        gauge(registrar, "nv_model_load_duration_secs", "Model load time in seconds")?
             .set(report.total().as_secs_f64());
         let opts = registrar.opts("flotilla_model_load_seconds", "Parts of the model's load time");
         let phases = registrar.add(GaugeVec::new(opts, &["phase"]))?;
@@ -281,7 +292,7 @@ impl Metrics {
 /// The page of several models in the text format, version 0.0.4: a family's name once, the models' lines below it.
 pub fn render<'a>(models: impl IntoIterator<Item = &'a Metrics>) -> String {
     let mut families: BTreeMap<String, MetricFamily> = BTreeMap::new();
-    for mut family in models.into_iter().flat_map(|metrics| metrics.registry.gather()) {
+    for mut family in models.into_iter().flat_map(|metrics| metrics.registrar.registry.gather()) {
         match families.entry(family.name().to_owned()) {
             Entry::Vacant(entry) => {
                 entry.insert(family);
@@ -334,15 +345,15 @@ pub fn micros(duration: Duration) -> u64 {
 
 /// Makes metrics that carry the model's labels. They are part of each metric and not of the registry, which would put them in
 /// an order that changes from start to start.
-struct Registrar<'a> {
+#[derive(Debug)]
+struct Registrar {
     registry: Registry,
-    model: &'a str,
-    version: &'a str,
+    labels: HashMap<String, String>,
 }
 
-impl Registrar<'_> {
+impl Registrar {
     fn opts(&self, name: &str, help: &str) -> Opts {
-        Opts::new(name, help).const_label("model", self.model).const_label("version", self.version)
+        Opts::new(name, help).const_labels(self.labels.clone())
     }
 
     fn add<M: Collector + Clone + 'static>(&self, metric: Result<M, Error>) -> Result<M, Error> {
@@ -352,23 +363,23 @@ impl Registrar<'_> {
     }
 }
 
-fn counter(r: &Registrar<'_>, name: &str, help: &str) -> Result<IntCounter, Error> {
+fn counter(r: &Registrar, name: &str, help: &str) -> Result<IntCounter, Error> {
     r.add(IntCounter::with_opts(r.opts(name, help)))
 }
 
-fn counters(r: &Registrar<'_>, name: &str, help: &str, label: &str) -> Result<IntCounterVec, Error> {
+fn counters(r: &Registrar, name: &str, help: &str, label: &str) -> Result<IntCounterVec, Error> {
     r.add(IntCounterVec::new(r.opts(name, help), &[label]))
 }
 
-fn gauge(r: &Registrar<'_>, name: &str, help: &str) -> Result<Gauge, Error> {
+fn gauge(r: &Registrar, name: &str, help: &str) -> Result<Gauge, Error> {
     r.add(Gauge::with_opts(r.opts(name, help)))
 }
 
-fn int_gauge(r: &Registrar<'_>, name: &str, help: &str) -> Result<IntGauge, Error> {
+fn int_gauge(r: &Registrar, name: &str, help: &str) -> Result<IntGauge, Error> {
     r.add(IntGauge::with_opts(r.opts(name, help)))
 }
 
-fn histogram(r: &Registrar<'_>, name: &str, help: &str, buckets: &[f64]) -> Result<Histogram, Error> {
+fn histogram(r: &Registrar, name: &str, help: &str, buckets: &[f64]) -> Result<Histogram, Error> {
     let opts = HistogramOpts { common_opts: r.opts(name, help), buckets: buckets.to_vec() };
     r.add(Histogram::with_opts(opts))
 }

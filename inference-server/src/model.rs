@@ -126,6 +126,11 @@ impl ModelFolder {
         Ok(Self { path: folder.to_path_buf(), versions })
     }
 
+    /// The folder.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
     /// The versions to serve, oldest first, with their files; `file_name` is what the model's configuration names.
     ///
     /// # Errors

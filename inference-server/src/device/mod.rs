@@ -1,5 +1,6 @@
 //! What executes a batch. A device is owned by one thread and knows nothing of requests.
 
+pub mod fitted;
 mod input;
 pub mod onnx;
 pub mod timer;

@@ -14,10 +14,10 @@ use super::{
     error::{ApiError, json_response},
 };
 use crate::{
+    config::text,
     metrics::Metrics,
     model::TensorSpec,
     repository::{ModelError, Serving},
-    tensor::DataType,
 };
 
 /// The model that a path names; extracting it is the check that it is one of the server's.
@@ -102,44 +102,11 @@ pub(super) async fn metadata(target: Target) -> Result<Response, ApiError> {
     ))
 }
 
-/// Triton's model configuration, as far as this server has one.
+/// The model's configuration with everything filled in.
 pub(super) async fn config(target: Target) -> Result<Response, ApiError> {
-    let serving = target.serving()?;
-    let signature = serving.engine.signature();
-    let policy = serving.engine.config().policy;
-    // With a batch size above zero, the configuration's shapes leave the batch dimension out.
-    let skipped = usize::from(signature.is_batched());
-    let tensors = |specs: &[TensorSpec]| -> Vec<Value> {
-        specs
-            .iter()
-            .map(|spec| {
-                let dims = &spec.wire_shape()[skipped..];
-                json!({"name": spec.name, "data_type": config_type(spec.data_type), "dims": dims, "optional": false})
-            })
-            .collect()
-    };
-    Ok(json_response(
-        StatusCode::OK,
-        &json!({
-            "name": serving.name,
-            "platform": signature.platform,
-            "backend": "onnxruntime",
-            "version_policy": {"latest": {"num_versions": 1}},
-            "max_batch_size": if signature.is_batched() { policy.max_rows } else { 0 },
-            "input": tensors(&signature.inputs),
-            "output": tensors(&signature.outputs),
-            "dynamic_batching": {
-                "preferred_batch_size": [],
-                "max_queue_delay_microseconds": u64::try_from(policy.max_delay.as_micros()).unwrap_or(u64::MAX),
-            },
-            "model_transaction_policy": {"decoupled": false},
-            "response_cache": {"enable": false},
-        }),
-    ))
-}
-
-fn config_type(data_type: DataType) -> String {
-    if data_type == DataType::Bytes { "TYPE_STRING".to_owned() } else { format!("TYPE_{}", data_type.name()) }
+    let config = text::to_json(&target.serving()?.config)
+        .map_err(|error| ApiError::new(StatusCode::INTERNAL_SERVER_ERROR, error.to_string()))?;
+    Ok(json_response(StatusCode::OK, &config))
 }
 
 pub(super) async fn statistics(target: Target) -> Result<Response, ApiError> {

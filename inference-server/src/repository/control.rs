@@ -22,25 +22,23 @@ const LOOK: Duration = Duration::from_millis(10);
 
 impl Repository {
     /// Loads a model, or loads it anew from its files as they are now. An older one answers until the new one is ready.
-    /// `config` is a model configuration in JSON that goes before the model's `config.pbtxt`.
+    /// `config` is a model configuration in JSON that takes the place of the model's `config.pbtxt`.
     ///
     /// # Errors
     /// When clients may not do that, there is no such model, or it can't be loaded.
     pub async fn load(self: &Arc<Self>, name: &str, config: Option<String>) -> Result<(), ModelError> {
         self.check_control(name)?;
         let failed = |reason: String| ModelError::LoadFailed { model: name.to_owned(), reason };
-        if config.is_some() {
-            return Err(failed("a configuration in the request is not supported".to_owned()));
-        }
         let permit = self.turn().await?;
         let (done, loaded) = oneshot::channel();
         let (repository, model) = (Arc::clone(self), name.to_owned());
         let work = move || {
-            let result = catch_unwind(AssertUnwindSafe(|| repository.load_now(&model))).unwrap_or_else(|_| {
-                let failure = Failure::internal("loading the model panicked");
-                repository.write().fail(&model, &failure.message);
-                Err(failure)
-            });
+            let result = catch_unwind(AssertUnwindSafe(|| repository.load_now(&model, config.as_deref())))
+                .unwrap_or_else(|_| {
+                    let failure = Failure::internal("loading the model panicked");
+                    repository.write().fail(&model, &failure.message);
+                    Err(failure)
+                });
             drop(permit);
             drop(done.send(result));
         };

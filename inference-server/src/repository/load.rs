@@ -4,12 +4,20 @@ use std::{path::Path, sync::Arc, thread, time::SystemTime};
 
 use super::{Serving, report::LoadReport, source::Found};
 use crate::{
-    device::{Device, onnx::Onnx, timer::Timer},
+    config::{
+        ConfigError, ModelConfig,
+        complete::{Facts, complete},
+        fit::Fit,
+        sample::{Sample, samples},
+        text,
+        wish::Wish,
+    },
+    device::{Device, fitted::Fitted, onnx::Onnx, timer::Timer},
     engine::{Engine, EngineConfig, Images, batch::Policy},
     failure::{Failure, Reason},
     image::Preprocessor,
     metrics::Metrics,
-    model::{Kind, ModelFiles, Signature, VersionPolicy},
+    model::{Kind, ModelFiles, Signature},
     settings::{ExecutionProvider, Preset, Settings, layer::ModelSettings},
     warm_up::warm_up,
 };
@@ -24,6 +32,16 @@ pub(super) struct Order<'a> {
     pub(super) settings: &'a Settings,
     /// ONNX Runtime's library.
     pub(super) library: Option<&'a Path>,
+    /// A configuration in JSON that takes the place of the model's own.
+    pub(super) config: Option<&'a str>,
+}
+
+/// What holds for all versions of a model.
+struct Plan<'a> {
+    order: &'a Order<'a>,
+    settings: ModelSettings,
+    config: ModelConfig,
+    wish: Wish,
 }
 
 /// Loads every version that is to be served, and warms each up. `announce` hears of a version's metrics before its load begins.
@@ -31,30 +49,58 @@ pub(super) struct Order<'a> {
 /// # Errors
 /// When one can't be found, loaded or run.
 pub(super) fn load(order: &Order<'_>, announce: impl Fn(u64, &Arc<Metrics>)) -> Result<Vec<(u64, Serving)>, Failure> {
-    let settings = order.settings.for_model(order.name).resolve().map_err(|error| {
-        Failure::new(Reason::SettingsInvalid, error.to_string(), "correct the flag or the settings file")
-    })?;
-    if order.found.config.is_some() {
-        tracing::warn!(model = order.name, "config.pbtxt is not read");
-    }
-    let versions = order.found.folder.select(&VersionPolicy::default(), None)?;
+    let plan = plan(order)?;
+    let versions = order.found.folder.select(&plan.wish.versions, plan.wish.file_name.as_deref())?;
     let mut servings = Vec::with_capacity(versions.len());
     for files in versions {
-        let metrics = Metrics::new(order.name, &files.version.to_string())
-            .map_err(|error| Failure::internal(&error.to_string()))?;
+        let metrics = Metrics::with_tags(order.name, &files.version.to_string(), &plan.wish.tags)
+            .map_err(|error| refused(order.name, &ConfigError::invalid("metric_tags", error.to_string())))?;
         let metrics = Arc::new(metrics);
         announce(files.version, &metrics);
-        servings.push((files.version, load_version(order, &settings, &files, metrics)?));
+        servings.push((files.version, load_version(&plan, &files, metrics)?));
     }
     Ok(servings)
 }
 
-fn load_version(
-    order: &Order<'_>,
-    settings: &ModelSettings,
-    files: &ModelFiles,
-    metrics: Arc<Metrics>,
-) -> Result<Serving, Failure> {
+/// Reads the model's configuration and lays the settings over it.
+fn plan<'a>(order: &'a Order<'a>) -> Result<Plan<'a>, Failure> {
+    let config = match (order.config, &order.found.config) {
+        (Some(json), _) => text::parse_json(json),
+        (None, Some(text)) => text::parse(text),
+        (None, None) => Ok(ModelConfig::default()),
+    };
+    let refuse = |error: ConfigError| refused(order.name, &error);
+    let config = config.map_err(refuse)?;
+    let wish = Wish::read(&config).map_err(refuse)?;
+    for field in &wish.ignored {
+        tracing::warn!(model = order.name, field, "the field of the model's configuration has no effect here");
+    }
+    if !config.name.is_empty() && config.name != order.name {
+        tracing::warn!(
+            model = order.name,
+            configured = config.name,
+            "the configuration has another name; the folder's holds"
+        );
+    }
+    let layer = order.settings.for_model(order.name).over(wish.layer.clone());
+    let settings = layer.resolve().map_err(|error| {
+        let message = format!("model '{}': {error}", order.name);
+        Failure::new(
+            Reason::SettingsInvalid,
+            message,
+            "correct the flag, the settings file or the model's config.pbtxt",
+        )
+    })?;
+    Ok(Plan { order, settings, config, wish })
+}
+
+fn refused(model: &str, error: &ConfigError) -> Failure {
+    let message = format!("model '{model}': the configuration can't be used: {error}");
+    Failure::new(Reason::ModelLoadFailed, message, "correct the model's config.pbtxt")
+}
+
+fn load_version(plan: &Plan<'_>, files: &ModelFiles, metrics: Arc<Metrics>) -> Result<Serving, Failure> {
+    let Plan { order, settings, .. } = plan;
     let mut report = LoadReport::start();
     let sha256 = files.sha256().map_err(|error| {
         let message = format!("{} can't be read: {error}", files.file.display());
@@ -63,39 +109,39 @@ fn load_version(
     report.spent("sha256");
     let mut devices = Vec::with_capacity(settings.instances);
     for _ in 0..settings.instances {
-        devices.push(open(files, order.library, settings.execution_provider)?);
+        let device = open(files, order.library, settings.execution_provider)?;
+        let fit = Fit::new(&plan.config, device.signature()).map_err(|error| refused(order.name, &error))?;
+        devices.push(Fitted::wrap(device, &fit));
         report.spent("session");
     }
-    let provider = devices.first().map_or("", |device| device.provider());
-    let images = match devices.first() {
-        Some(device) => images(files.kind, settings, device.signature())?,
-        None => Images::Refused,
-    };
+    let Some(first) = devices.first() else { return Err(Failure::internal("a model has no instance")) };
+    let (provider, signature) = (first.provider(), first.signature().clone());
+    let images = images(files.kind, settings, &signature)?;
+    let samples = samples(&plan.wish.samples, &signature, order.found.folder.path())
+        .map_err(|error| refused(order.name, &error))?;
     for device in &mut devices {
         for (rows, time) in warm_up(device.as_mut(), settings.max_batch_size)? {
             report.add(format!("warm_up_{rows}"), time);
         }
+        run_samples(device.as_mut(), &samples, &mut report)?;
     }
-
-    let config = EngineConfig {
-        model: order.name.to_owned(),
-        policy: Policy { max_rows: settings.max_batch_size, max_delay: settings.max_queue_delay },
-        max_queue_size: settings.max_queue_size,
-        images,
-        // One core is left to the network and to the thread that feeds the device.
-        decode_threads: thread::available_parallelism().map_or(1, usize::from).saturating_sub(1).max(1),
-        buckets: settings.padding_buckets.clone(),
-        max_request_rows: settings.max_request_size,
-        priority_levels: settings.priority_levels,
-        default_priority: settings.default_priority,
-        default_timeout: settings.default_timeout,
-    };
+    let config = complete(
+        &plan.config,
+        &Facts {
+            name: order.name,
+            file_name: &files.file.file_name().unwrap_or_default().to_string_lossy(),
+            signature: &signature,
+            settings,
+            versions: &plan.wish.versions,
+            provider,
+        },
+    );
     metrics
         .set_info(provider, &sha256)
         .and_then(|()| metrics.set_load(&report))
         .map_err(|error| Failure::internal(&error.to_string()))?;
-    let engine =
-        Engine::start(devices, config, Arc::clone(&metrics)).map_err(|error| Failure::internal(&error.to_string()))?;
+    let engine = Engine::start(devices, engine_config(order.name, settings, images), Arc::clone(&metrics))
+        .map_err(|error| Failure::internal(&error.to_string()))?;
     tracing::info!(
         model = order.name,
         version = files.version,
@@ -110,12 +156,42 @@ fn load_version(
         engine,
         name: order.name.to_owned(),
         version: files.version.to_string(),
+        config,
         metrics,
         model_sha256: sha256,
         provider,
         loaded_at: SystemTime::now(),
         report,
     })
+}
+
+fn run_samples(device: &mut dyn Device, samples: &[Sample], report: &mut LoadReport) -> Result<(), Failure> {
+    for sample in samples {
+        for _ in 0..sample.count {
+            device.run(&sample.inputs).map_err(|error| {
+                let message = format!("the model_warmup '{}' does not run: {error}", sample.name);
+                Failure::new(Reason::WarmUpFailed, message, "correct the model's config.pbtxt")
+            })?;
+        }
+        report.spent("model_warmup");
+    }
+    Ok(())
+}
+
+fn engine_config(model: &str, settings: &ModelSettings, images: Images) -> EngineConfig {
+    EngineConfig {
+        model: model.to_owned(),
+        policy: Policy { max_rows: settings.max_batch_size, max_delay: settings.max_queue_delay },
+        max_queue_size: settings.max_queue_size,
+        images,
+        // One core is left to the network and to the thread that feeds the device.
+        decode_threads: thread::available_parallelism().map_or(1, usize::from).saturating_sub(1).max(1),
+        buckets: settings.padding_buckets.clone(),
+        max_request_rows: settings.max_request_size,
+        priority_levels: settings.priority_levels,
+        default_priority: settings.default_priority,
+        default_timeout: settings.default_timeout,
+    }
 }
 
 /// One instance of the model.

@@ -32,9 +32,10 @@ pub use self::{
 };
 use self::{shelf::Shelf, source::Source};
 use crate::{
+    config::ModelConfig,
     engine::Engine,
     failure::Failure,
-    metrics::{self, Metrics},
+    metrics::{self, Metrics, host::Host},
     settings::{ALL_MODELS, ControlMode, Settings},
 };
 
@@ -46,6 +47,8 @@ pub struct Serving {
     pub name: String,
     /// The version, a number in text.
     pub version: String,
+    /// The configuration that clients are shown, with everything filled in.
+    pub config: ModelConfig,
     /// The model's metrics; [`Engine::metrics`] brings their gauges up to date.
     pub metrics: Arc<Metrics>,
     /// The hash of the model's files.
@@ -94,6 +97,7 @@ pub struct Repository {
     /// turn before the models of the start have had theirs.
     turns: Arc<Semaphore>,
     is_draining: AtomicBool,
+    host: Host,
 }
 
 impl Repository {
@@ -124,6 +128,7 @@ impl Repository {
             shelf: RwLock::new(shelf),
             turns: Arc::new(Semaphore::new(0)),
             is_draining: AtomicBool::new(false),
+            host: Host::new(),
         }))
     }
 
@@ -185,7 +190,7 @@ impl Repository {
             }
             shelf.metrics().cloned().collect()
         };
-        metrics::process_page(self.started) + &metrics::render(shown.iter().map(AsRef::as_ref))
+        metrics::process_page(self.started) + &self.host.page() + &metrics::render(shown.iter().map(AsRef::as_ref))
     }
 
     /// Loads the models of the start, one after the other. One that fails does not end the others, but at least one must be ready.
@@ -197,7 +202,7 @@ impl Repository {
         let names = self.read().required();
         let count = names.len();
         for name in names {
-            if let Err(failure) = self.load_now(&name) {
+            if let Err(failure) = self.load_now(&name, None) {
                 if count > 1 {
                     tracing::error!(model = name, reason = ?failure.reason, fix = failure.fix, "{}", failure.message);
                 }
@@ -216,12 +221,13 @@ impl Repository {
     }
 
     /// Loads a model or loads it anew, and shows what came of it. An older one answers until the new one is ready.
-    fn load_now(&self, name: &str) -> Result<(), Failure> {
+    fn load_now(&self, name: &str, config: Option<&str>) -> Result<(), Failure> {
         let announce = |version: u64, metrics: &Arc<Metrics>| self.write().announce(name, version, metrics);
         self.write().begin(name);
         let result = self.source.find(name).and_then(|found| {
             let library = self.library.as_deref();
-            load::load(&load::Order { name, found: &found, settings: &self.settings, library }, announce)
+            let settings = &self.settings;
+            load::load(&load::Order { name, found: &found, settings, library, config }, announce)
         });
         match result {
             Ok(servings) => {

@@ -68,9 +68,15 @@ impl Server {
 
     /// A server for any model folder.
     pub async fn start(folder: TempDir, name: &str, path: &Path, settings: Value, library: Option<PathBuf>) -> Self {
+        let mut all = json!({"model": {"name": name, "path": path}});
+        merge(&mut all, &settings);
+        Self::run(folder, all, library).await
+    }
+
+    /// A server with these settings over small defaults; `folder` lives as long as it.
+    pub async fn run(folder: TempDir, settings: Value, library: Option<PathBuf>) -> Self {
         let mut all = json!({
             "version": 1,
-            "model": {"name": name, "path": path},
             "executionProvider": "Cpu",
             "batching": {"maxBatchSize": 4},
             "drain": {"delaySeconds": 0, "timeoutSeconds": 5},
