@@ -254,3 +254,6 @@ impl Repository {
         self.shelf.write().unwrap_or_else(PoisonError::into_inner)
     }
 }
+
+#[cfg(test)]
+mod tests;
