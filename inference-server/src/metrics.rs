@@ -51,7 +51,7 @@ pub struct Metrics {
     pub device_busy: Counter,
     device_batches: IntCounterVec,
     device_batch_seconds: CounterVec,
-    batches: Mutex<BTreeMap<usize, BatchTimes>>,
+    batches: Mutex<BTreeMap<usize, Executions>>,
 }
 
 /// Why a request was turned away without an answer from the model.
@@ -89,6 +89,14 @@ pub struct BatchTimes {
     pub infer: Duration,
     /// Their time for outputs.
     pub output: Duration,
+}
+
+/// The executions of one batch size and its series, found once: to find them takes longer than to count.
+#[derive(Debug)]
+struct Executions {
+    times: BatchTimes,
+    count: IntCounter,
+    seconds: Counter,
 }
 
 impl Metrics {
@@ -266,17 +274,21 @@ impl Metrics {
 
     /// Counts one execution.
     pub fn executed(&self, rows: usize, times: BatchTimes) {
-        let size = rows.to_string();
         let seconds = times.infer.as_secs_f64();
         self.exec_count.inc();
         self.inference_count.inc_by(rows as u64);
         #[expect(clippy::cast_precision_loss, reason = "a batch has at most 1024 rows")]
         self.batch_size.observe(rows as f64);
         self.device_busy.inc_by(seconds);
-        self.device_batches.with_label_values(&[&size]).inc();
-        self.device_batch_seconds.with_label_values(&[&size]).inc_by(seconds);
         let mut batches = self.batches.lock().unwrap_or_else(PoisonError::into_inner);
-        let sum = batches.entry(rows).or_default();
+        let executions = batches.entry(rows).or_insert_with(|| Executions {
+            times: BatchTimes::default(),
+            count: self.device_batches.with_label_values(&[&rows.to_string()]),
+            seconds: self.device_batch_seconds.with_label_values(&[&rows.to_string()]),
+        });
+        executions.count.inc_by(times.count);
+        executions.seconds.inc_by(seconds);
+        let sum = &mut executions.times;
         sum.count += times.count;
         sum.input += times.input;
         sum.infer += times.infer;
@@ -285,7 +297,8 @@ impl Metrics {
 
     /// The executions so far by batch size.
     pub fn batches(&self) -> BTreeMap<usize, BatchTimes> {
-        self.batches.lock().unwrap_or_else(PoisonError::into_inner).clone()
+        let batches = self.batches.lock().unwrap_or_else(PoisonError::into_inner);
+        batches.iter().map(|(rows, executions)| (*rows, executions.times)).collect()
     }
 }
 

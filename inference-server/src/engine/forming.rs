@@ -299,16 +299,19 @@ impl Forming {
         self.writers += 1;
         self.oldest = self.oldest.min(portion.item.ready);
         let place = self.slots.len();
-        self.slots.push(Slot { portion: portion.clone(), pieces: Vec::new() });
+        // An image's own memory is needed only until it is copied.
+        let item = Item { ticket: Arc::clone(&portion.item.ticket), pixels: None, ready: portion.item.ready };
+        self.slots.push(Slot { portion: Portion { item, ..portion }, pieces: Vec::new() });
         Writing { place, portion, pieces }
     }
 
-    /// Takes a written part back.
-    pub(super) fn commit(&mut self, writing: Writing) {
+    /// Takes a written part back, and gives back the memory of an image that was copied.
+    pub(super) fn commit(&mut self, writing: Writing) -> Option<BytesMut> {
         if let Some(slot) = self.slots.get_mut(writing.place) {
             slot.pieces = writing.pieces;
             self.writers -= 1;
         }
+        writing.portion.item.pixels.and_then(|pixels| pixels.try_into_mut().ok())
     }
 
     /// The portions, in the order of their rows.

@@ -10,10 +10,11 @@ use std::{
     thread,
 };
 
-use bytes::Bytes;
+use bytes::{Bytes, BytesMut};
 
 use super::{
     shared::{Pulse, Shared},
+    state::File,
     ticket::{Content, Ticket},
 };
 use crate::{
@@ -44,8 +45,8 @@ impl Hand {
     fn run(self) {
         let _pulse = Pulse(&self.shared);
         let mut scratch = Scratch::default();
-        while let Some((ticket, place)) = self.shared.next_file() {
-            let (result, took) = ticket.decode(|| self.decode(&ticket, place, &mut scratch));
+        while let Some(File { ticket, place, memory }) = self.shared.next_file() {
+            let (result, took) = ticket.decode(|| self.decode(&ticket, place, memory, &mut scratch));
             self.metrics.decode_duration.observe(took.as_secs_f64());
             match result {
                 Ok(pixels) => self.shared.add_pixels(&ticket, place, pixels, took),
@@ -55,7 +56,13 @@ impl Hand {
     }
 
     /// The model's input for one image.
-    fn decode(&self, ticket: &Ticket, place: usize, scratch: &mut Scratch) -> Result<Bytes, ImageError> {
+    fn decode(
+        &self,
+        ticket: &Ticket,
+        place: usize,
+        memory: Option<BytesMut>,
+        scratch: &mut Scratch,
+    ) -> Result<Bytes, ImageError> {
         let file = match &ticket.content {
             Content::Images(files) => files.get(place),
             Content::Tensors(_) | Content::Blank => None,
@@ -63,7 +70,7 @@ impl Hand {
         let (Some(file), Some(preprocessor)) = (file, &self.preprocessor) else {
             return Err(ImageError::Undecodable("there is no file".to_owned()));
         };
-        let mut row = aligned(preprocessor.values() * size_of::<f32>());
+        let mut row = memory.unwrap_or_else(|| aligned(preprocessor.values() * size_of::<f32>()));
         let values = bytemuck::try_cast_slice_mut(&mut row)
             .map_err(|error| ImageError::Undecodable(format!("there is no memory for it: {error}")))?;
         // A file that makes a decoder panic costs its sender an error, and nobody else anything.

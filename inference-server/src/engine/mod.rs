@@ -53,7 +53,7 @@ pub const DEFAULT_TIMEOUT: Duration = Duration::from_mins(1);
 const EXECUTION_TIMEOUT: Duration = Duration::from_mins(2);
 
 /// The longest wait that a client may ask for.
-pub const MAX_TIMEOUT: Duration = Duration::from_mins(10);
+pub const MAX_TIMEOUT: Duration = Duration::from_hours(24);
 /// The lowest priority less one: a limit on how far a request may let others pass.
 const MAX_LEVEL: u32 = 63;
 /// Rows that may wait, for each request that may.

@@ -17,7 +17,7 @@ use super::{
     InferError,
     batch::{Next, Open, Policy},
     forming::{Layout, Memory},
-    state::{Member, Reserved, Snapshot, Start, State},
+    state::{File, Member, Reserved, Snapshot, Start, State},
     ticket::{Content, Ticket},
 };
 
@@ -252,9 +252,8 @@ impl Shared {
         floor.state.end(instance, memory)
     }
 
-    /// Waits for an image and takes it: its request, its place. Meanwhile copies what a busy device will need; none when the
-    /// engine is gone.
-    pub(super) fn next_file(&self) -> Option<(Arc<Ticket>, usize)> {
+    /// Waits for an image and takes it. Meanwhile copies what a busy device will need; none when the engine is gone.
+    pub(super) fn next_file(&self) -> Option<File> {
         let mut floor = self.lock();
         loop {
             if floor.is_closed {
@@ -363,9 +362,7 @@ impl Shared {
                         writing.write();
                         floor = self.lock();
                     }
-                    if let Some(forming) = floor.state.forming() {
-                        forming.commit(writing);
-                    }
+                    floor.state.commit(writing);
                 }
             }
         }

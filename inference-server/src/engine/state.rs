@@ -9,7 +9,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use bytes::Bytes;
+use bytes::{Bytes, BytesMut};
 
 use super::{
     forecast::{Ahead, Forecast},
@@ -32,6 +32,7 @@ pub(super) struct State {
     decoded: usize,
     forming: Option<Forming>,
     memories: Vec<Memory>,
+    rows_of_images: Vec<BytesMut>,
     running: Vec<Option<Running>>,
     /// What was measured.
     pub(super) forecast: Forecast,
@@ -77,6 +78,17 @@ pub(super) struct Start {
     pub(super) waits: Vec<Duration>,
 }
 
+/// An image to decode.
+#[derive(Debug)]
+pub(super) struct File {
+    /// Its request.
+    pub(super) ticket: Arc<Ticket>,
+    /// Its place in it.
+    pub(super) place: usize,
+    /// The memory of an earlier one, if there is some.
+    pub(super) memory: Option<BytesMut>,
+}
+
 /// What became of a portion.
 #[derive(Debug)]
 pub(super) enum Reserved {
@@ -112,6 +124,7 @@ impl State {
             decoded: 0,
             forming: None,
             memories: Vec::new(),
+            rows_of_images: Vec::new(),
             running: (0..devices).map(|_| None).collect(),
             forecast: Forecast::new(layout.max_rows, devices, decoders),
             layout,
@@ -176,9 +189,10 @@ impl State {
         self.forecast.wait(Ahead { rows, images, busy: self.busy(now) })
     }
 
-    /// Takes an image to decode: its request, its place in it.
-    pub(super) fn next_file(&mut self, now: Instant) -> Option<(Arc<Ticket>, usize)> {
-        self.files.take(1, now).map(|Portion { item, first, .. }| (item, first))
+    /// Takes an image to decode.
+    pub(super) fn next_file(&mut self, now: Instant) -> Option<File> {
+        let Portion { item, first, .. } = self.files.take(1, now)?;
+        Some(File { ticket: item, place: first, memory: self.rows_of_images.pop() })
     }
 
     /// Images to decode, and those that are decoded and have no place in a batch yet.
@@ -230,7 +244,15 @@ impl State {
         self.ready.rows().min(room)
     }
 
-    /// The batch that is being filled. It stays until it is taken, so a part of it is always given back to the right one.
+    /// Takes a written part of the batch back. The batch stays until all of its parts are back, so it is the right one.
+    pub(super) fn commit(&mut self, writing: Writing) {
+        if let Some(forming) = &mut self.forming {
+            // No more than were decoded and not copied at one time: twice the decoding threads.
+            self.rows_of_images.extend(forming.commit(writing));
+        }
+    }
+
+    /// The batch that is being filled.
     pub(super) fn forming(&mut self) -> Option<&mut Forming> {
         self.forming.as_mut()
     }
