@@ -49,6 +49,8 @@ pub enum Connections {
     /// As many as there are requests under way, up to this number: many users, none of whom waits for another. They take
     /// turns, so that each replica gets its share.
     AtOnce(usize),
+    /// One for each request, so many at once: servers that never close a held connection can be drained only of these.
+    Fresh(usize),
 }
 
 /// What is sent.
@@ -123,6 +125,15 @@ impl Target {
         Ok((answer.status().as_u16(), answer.json().await?))
     }
 
+    /// The model's configuration, as the server has it.
+    ///
+    /// # Errors
+    /// Nothing answers.
+    pub async fn config(&self) -> Outcome<serde_json::Value> {
+        let url = format!("http://{}/v2/models/{}/config", self.address, self.model);
+        Ok(client(1)?.get(url).send().await?.error_for_status()?.json().await?)
+    }
+
     fn url(&self) -> String {
         format!("http://{}/v2/models/{}/infer", self.address, self.model)
     }
@@ -152,9 +163,10 @@ impl Load {
                 let clients = (0..count).map(|_| client(1)).collect::<Outcome<Vec<_>>>()?;
                 tokio::spawn(held(target.url(), schedule, clients))
             }
-            Connections::AtOnce(count) => {
+            Connections::AtOnce(count) | Connections::Fresh(count) => {
                 ensure!((1..=MOST_AT_ONCE).contains(&count), "{count} requests at once are not allowed");
-                let users = (0..USERS).map(|_| client(MOST_AT_ONCE / USERS)).collect::<Outcome<Vec<_>>>()?;
+                let idle = if matches!(plan.connections, Connections::Fresh(_)) { 0 } else { MOST_AT_ONCE / USERS };
+                let users = (0..USERS).map(|_| client(idle)).collect::<Outcome<Vec<_>>>()?;
                 tokio::spawn(at_once(target.url(), schedule, users, count))
             }
         };

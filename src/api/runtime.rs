@@ -11,11 +11,13 @@ use serde_json::Value;
 /// The server that runs the model.
 #[derive(Clone, Debug, Deserialize, KubeSchema, PartialEq, Serialize)]
 #[serde(rename_all = "camelCase")]
+#[x_kube(validation = Rule::new("self.engine == 'OnnxRuntime' || has(self.image)")
+    .message("engine Triton and Custom need runtime.image: which release runs is yours to choose, for example nvcr.io/nvidia/tritonserver:24.10-py3"))]
 pub struct Runtime {
     /// Which server.
     #[serde(default)]
     pub engine: Engine,
-    /// The server's image. Default: the one that the operator was installed with.
+    /// The server's image. Default with the engine OnnxRuntime: the one that the operator was installed with.
     #[schemars(length(min = 1, max = 1024), regex(pattern = r"^\S+$"))]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub image: Option<String>,
@@ -30,6 +32,11 @@ pub struct Runtime {
     #[schemars(range(min = 0, max = 1_000_000))]
     #[serde(default)]
     pub max_queue_delay_microseconds: i32,
+    /// Copies of the model that one replica executes at the same time. More than one keeps a GPU busy while inputs and outputs
+    /// are copied; each needs its own memory.
+    #[schemars(range(min = 1, max = 32))]
+    #[serde(default = "default_instances")]
+    pub instances_per_replica: i32,
     /// CPU and memory of the server's container; GPUs are asked for in placement.gpu.
     #[schemars(schema_with = "resources_schema")]
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -49,6 +56,7 @@ impl Default for Runtime {
             execution_provider: ExecutionProvider::default(),
             max_batch_size: default_max_batch_size(),
             max_queue_delay_microseconds: 0,
+            instances_per_replica: default_instances(),
             resources: None,
             pod_template: None,
         }
@@ -57,6 +65,10 @@ impl Default for Runtime {
 
 fn default_max_batch_size() -> i32 {
     32
+}
+
+fn default_instances() -> i32 {
+    1
 }
 
 /// CPU and memory of a container. Quantities as Kubernetes writes them, for example 500m or 2Gi; whole numbers need no quotes.
@@ -76,6 +88,10 @@ pub enum Engine {
     /// Flotilla's server on ONNX Runtime.
     #[default]
     OnnxRuntime,
+    /// NVIDIA Triton Inference Server: gets a model repository, and a config.pbtxt where the model brings none.
+    Triton,
+    /// Any server of the KServe v2 protocol with Triton's metrics, on the ports 8000, 8001 and 8002; podTemplate says how it starts.
+    Custom,
 }
 
 /// What ONNX Runtime executes on.

@@ -41,6 +41,8 @@ use super::status::InferenceServiceStatus;
 #[serde(rename_all = "camelCase")]
 #[x_kube(validation = Rule::new("!(self.runtime.executionProvider in ['Cuda', 'TensorRt']) || has(self.placement.gpu)")
     .message("runtime.executionProvider Cuda and TensorRt need a GPU: add placement.gpu, or use Cpu or Auto"))]
+#[x_kube(validation = Rule::new("self.runtime.engine != 'Triton' || self.model.preprocessing.preset == 'None'")
+    .message("model.preprocessing.preset is done by Flotilla's own server: with runtime.engine Triton use None and send tensors, or put the decoding into an ensemble"))]
 pub struct InferenceServiceSpec {
     /// The model that every replica loads.
     pub model: Model,

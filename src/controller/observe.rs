@@ -128,6 +128,8 @@ pub fn measure(ctx: &Context, service: &ValidatedService, observed: &Observed) -
             port: METRICS_PORT,
             container_restarts: pod.restarts,
             ready_since: ctx.monotonic(pod.ready?),
+            model: service.model.name.clone(),
+            instances: service.runtime.instances,
         })
     });
     ctx.collector.set_targets(key.clone(), targets.collect());

@@ -16,6 +16,7 @@ pub mod service_account;
 pub mod settings;
 #[cfg(test)]
 mod tests;
+pub mod triton;
 
 use std::collections::BTreeMap;
 

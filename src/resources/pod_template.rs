@@ -53,6 +53,9 @@ pub fn merge(
     for (list, container) in restricted::containers(spec) {
         if let Some(own) = generated_spec.containers.iter().find(|own| own.name == container.name) {
             kept::check_server(own, container, gpu_resource)?;
+        } else if let Some(own) = generated_spec.init_containers.iter().flatten().find(|own| own.name == container.name)
+        {
+            kept::check_init(own, container)?;
         } else {
             let place = format!("spec.{list}[{}]", container.name);
             kept::check_other(&place, &generated_spec, container, gpu_resource)?;

@@ -10,8 +10,9 @@ use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
 
-use super::{common_labels, settings, string_map};
+use super::{common_labels, settings, string_map, triton};
 use crate::api::labels;
+use crate::api::runtime::Engine;
 use crate::service::validate::MODEL_MOUNT;
 use crate::service::{GpuRequest, ModelVolume, ValidatedService, names};
 
@@ -30,6 +31,13 @@ pub const TERMINATION_LOG: &str = "/dev/termination-log";
 /// Time from SIGTERM to SIGKILL: the drain's delay and timeout, and room to stop.
 pub const GRACE_SECONDS: i64 = 60;
 
+/// The volume that holds the model.
+pub const MODEL_VOLUME: &str = "model";
+/// The volume that holds the settings.
+pub const SETTINGS_VOLUME: &str = "settings";
+/// The annotation without which the cluster autoscaler takes volumes for data worth keeping and never removes the node.
+pub const EVICTABLE_VOLUMES: &str = "cluster-autoscaler.kubernetes.io/safe-to-evict-local-volumes";
+
 /// The only writable folder.
 const TMP_MOUNT: &str = "/tmp";
 /// A user and group without a name in any image.
@@ -37,13 +45,23 @@ const USER: i64 = 65532;
 
 /// The template of a service whose settings are in the ConfigMap `settings_name`.
 pub fn build(service: &ValidatedService, settings_name: &str) -> PodTemplateSpec {
+    let mut template = own(service, settings_name);
+    match service.runtime.engine {
+        Engine::OnnxRuntime => {}
+        Engine::Triton => triton::adapt(&mut template, service),
+        Engine::Custom => custom(template.spec.get_or_insert_default()),
+    }
+    template
+}
+
+/// The template of Flotilla's own server.
+fn own(service: &ValidatedService, settings_name: &str) -> PodTemplateSpec {
     let mut labels = common_labels(service);
     labels.extend(names::selector(&service.name, service.pool(), labels::STABLE));
     PodTemplateSpec {
         metadata: Some(ObjectMeta {
             labels: Some(labels),
-            // Without it the cluster autoscaler takes /tmp for data worth keeping and never removes the node.
-            annotations: Some(string_map([("cluster-autoscaler.kubernetes.io/safe-to-evict-local-volumes", "tmp")])),
+            annotations: Some(string_map([(EVICTABLE_VOLUMES, "tmp")])),
             ..ObjectMeta::default()
         }),
         spec: Some(PodSpec {
@@ -66,6 +84,15 @@ pub fn build(service: &ValidatedService, settings_name: &str) -> PodTemplateSpec
     }
 }
 
+/// A server of the user's own starts as its image or the podTemplate says. It finds model, settings and ports where
+/// Flotilla's own server does, and need not know how to drain.
+fn custom(spec: &mut PodSpec) {
+    for container in &mut spec.containers {
+        container.args = None;
+    }
+    triton::stop_after_endpoints(spec);
+}
+
 /// The securityContext of a container that may do nothing special.
 pub fn restricted_security_context() -> SecurityContext {
     SecurityContext {
@@ -85,8 +112,8 @@ fn server(service: &ValidatedService) -> Container {
         ports: Some(vec![port("http", HTTP_PORT), port("grpc", GRPC_PORT), port("metrics", METRICS_PORT)]),
         resources: Some(resources(service)).filter(|resources| *resources != ResourceRequirements::default()),
         volume_mounts: Some(vec![
-            mount("model", MODEL_MOUNT, Some(true)),
-            mount("settings", SETTINGS_MOUNT, Some(true)),
+            mount(MODEL_VOLUME, MODEL_MOUNT, Some(true)),
+            mount(SETTINGS_VOLUME, SETTINGS_MOUNT, Some(true)),
             mount("tmp", TMP_MOUNT, None),
         ]),
         // Loading and warming up may take 10 minutes; until then nobody calls the server unresponsive.
@@ -131,9 +158,9 @@ fn volumes(service: &ValidatedService, settings_name: &str) -> Vec<Volume> {
         },
     };
     vec![
-        Volume { name: "model".to_owned(), ..model },
+        Volume { name: MODEL_VOLUME.to_owned(), ..model },
         Volume {
-            name: "settings".to_owned(),
+            name: SETTINGS_VOLUME.to_owned(),
             config_map: Some(ConfigMapVolumeSource {
                 name: settings_name.to_owned(),
                 ..ConfigMapVolumeSource::default()
@@ -157,7 +184,7 @@ fn port(name: &str, number: i32) -> ContainerPort {
     }
 }
 
-fn mount(name: &str, path: &str, read_only: Option<bool>) -> VolumeMount {
+pub(super) fn mount(name: &str, path: &str, read_only: Option<bool>) -> VolumeMount {
     VolumeMount { name: name.to_owned(), mount_path: path.to_owned(), read_only, ..VolumeMount::default() }
 }
 

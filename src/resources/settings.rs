@@ -1,4 +1,4 @@
-//! The server's settings file, version 1, in an immutable ConfigMap named by its content.
+//! The server's settings file, version 1, in an immutable ConfigMap named by its content. Triton's is its config.pbtxt.
 //!
 //! A changed setting is a new ConfigMap and with it a new pod template: pods never read settings that they were not started for.
 
@@ -7,9 +7,9 @@ use std::collections::BTreeMap;
 use k8s_openapi::api::core::v1::ConfigMap;
 use serde::Serialize;
 
-use super::{Error, common_labels, digest, object_meta};
+use super::{Error, common_labels, digest, object_meta, triton};
 use crate::api::model::PreprocessingPreset;
-use crate::api::runtime::ExecutionProvider;
+use crate::api::runtime::{Engine, ExecutionProvider};
 use crate::service::{ValidatedService, names};
 
 /// The file's name in the ConfigMap and in the mounted folder.
@@ -28,6 +28,9 @@ struct Settings<'a> {
     version: u32,
     model: Model<'a>,
     execution_provider: ExecutionProvider,
+    /// Left out where it is 1, the server's default: the settings of services that never asked for more stay as they were.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    instances: Option<u32>,
     batching: Batching,
     http: Http,
     metrics: Metrics,
@@ -80,12 +83,15 @@ struct Drain {
 /// # Errors
 /// [`Error::Serialize`], which does not happen.
 pub fn build(service: &ValidatedService) -> Result<ConfigMap, Error> {
-    let text = text(service)?;
+    let (file, text) = match service.runtime.engine {
+        Engine::OnnxRuntime | Engine::Custom => (FILE, text(service)?),
+        Engine::Triton => (triton::FILE, triton::config(service)),
+    };
     let digest: String = digest::of_text(&text).chars().take(8).collect();
     Ok(ConfigMap {
         metadata: object_meta(service, names::settings(&service.name, &digest), common_labels(service)),
         immutable: Some(true),
-        data: Some(BTreeMap::from([(FILE.to_owned(), text)])),
+        data: Some(BTreeMap::from([(file.to_owned(), text)])),
         ..ConfigMap::default()
     })
 }
@@ -100,6 +106,7 @@ fn text(service: &ValidatedService) -> Result<String, Error> {
             preprocessing: Preprocessing { preset: service.model.preprocessing },
         },
         execution_provider: service.runtime.execution_provider,
+        instances: Some(service.runtime.instances).filter(|instances| *instances != 1),
         batching: Batching {
             max_batch_size: service.runtime.max_batch_size,
             max_queue_delay_microseconds: service.runtime.max_queue_delay.as_micros(),

@@ -221,7 +221,7 @@ impl Inner {
             // The server wrote the page at some moment between the question and the answer.
             Ok(page) => {
                 let at = asked + self.clock.now().since(asked) / 2;
-                parse(&page).map(|snapshot| (at, snapshot)).map_err(ScrapeError::from)
+                parse(&page, &target.model).map(|snapshot| (at, snapshot)).map_err(ScrapeError::from)
             }
             Err(error) => Err(error.into()),
         };

@@ -15,6 +15,8 @@ mod snapshot;
 mod store;
 
 #[cfg(test)]
+mod decisions;
+#[cfg(test)]
 mod tests;
 
 pub use client::{BODY_LIMIT, ClientError, FetchError, MetricsClient};

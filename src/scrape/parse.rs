@@ -4,7 +4,7 @@
 //! lines of families that nobody needs are dropped before the parser sees them, and a page with one bad line among
 //! the needed ones is refused as a whole, since half of its counters would look like a drop in load.
 
-use std::collections::{BTreeMap, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::time::Duration;
 
 use prometheus_parse::{Sample, Scrape, Value};
@@ -19,7 +19,7 @@ pub const SERIES_LIMIT: usize = 10_000;
 const LABEL_LIMIT: usize = 128;
 
 /// The families that are read, and the type that each must have.
-const FAMILIES: [(&str, &str); 18] = [
+const FAMILIES: [(&str, &str); 19] = [
     ("nv_inference_request_success", "counter"),
     ("nv_inference_request_failure", "counter"),
     ("nv_inference_count", "counter"),
@@ -29,6 +29,7 @@ const FAMILIES: [(&str, &str); 18] = [
     ("nv_inference_compute_infer_duration_us", "counter"),
     ("nv_inference_compute_output_duration_us", "counter"),
     ("nv_inference_pending_request_count", "gauge"),
+    ("nv_cache_num_hits_per_model", "counter"),
     (QUEUE, "histogram"),
     ("flotilla_queue_oldest_seconds", "gauge"),
     ("flotilla_pending_images", "gauge"),
@@ -64,8 +65,18 @@ pub enum ParseError {
     /// There are too many series.
     #[error("the page has more than {SERIES_LIMIT} series; remove labels with many values from the server's metrics")]
     TooManySeries,
+    /// The page tells of several models, and none is the service's.
+    #[error("the page has no model {wanted:?}, but {found}; spec.model.name has to be the name that the server knows")]
+    OtherModels {
+        /// The service's model.
+        wanted: String,
+        /// Some of the models that it does tell of.
+        found: String,
+    },
     /// A needed series is not there.
-    #[error("the page has no {name}")]
+    #[error(
+        "the page has no {name}; servers have to export Triton's counters of time and its gauge of pending requests"
+    )]
     Missing {
         /// The series' name.
         name: &'static str,
@@ -102,11 +113,11 @@ pub enum ParseError {
     },
 }
 
-/// Reads a page.
+/// Reads a page of the server that serves `model`.
 ///
 /// # Errors
 /// Says what is wrong with the page; nothing of it is used then.
-pub fn parse(page: &[u8]) -> Result<Snapshot, ParseError> {
+pub fn parse(page: &[u8], model: &str) -> Result<Snapshot, ParseError> {
     let page = std::str::from_utf8(page).map_err(|_| ParseError::NotText)?;
     let lines = needed_lines(page)?;
     let expected = lines.iter().filter(|line| !line.starts_with('#')).count();
@@ -122,7 +133,24 @@ pub fn parse(page: &[u8]) -> Result<Snapshot, ParseError> {
         return Err(ParseError::Malformed { lines: expected.abs_diff(understood) });
     }
     check(&scrape.samples)?;
-    collect(&scrape.samples)
+    collect(&of_model(scrape.samples, model)?)
+}
+
+/// What the page says of one model, and what it says of no model. Where it tells of one model only, that one it is: a
+/// service that is being renamed has servers of both names.
+fn of_model(samples: Vec<Sample>, wanted: &str) -> Result<Vec<Sample>, ParseError> {
+    let model = |sample: &Sample| sample.labels.get("model").map(str::to_owned);
+    let found: BTreeSet<String> =
+        samples.iter().filter(|sample| sample.metric == "nv_inference_count").filter_map(model).collect();
+    let chosen = match found.first() {
+        Some(only) if found.len() == 1 => only,
+        Some(_) => found.get(wanted).ok_or_else(|| ParseError::OtherModels {
+            wanted: wanted.to_owned(),
+            found: found.iter().take(3).map(|name| name.chars().take(63).collect()).collect::<Vec<String>>().join(", "),
+        })?,
+        None => return Ok(samples),
+    };
+    Ok(samples.into_iter().filter(|sample| model(sample).is_none_or(|name| name == *chosen)).collect())
 }
 
 /// The parser's samples. Reading from memory can't fail, and the time of the scrape is the caller's, not the page's.
@@ -232,6 +260,7 @@ fn collect(samples: &[Sample]) -> Result<Snapshot, ParseError> {
         .into_iter()
         .filter_map(microseconds)
         .sum(),
+        requests_cached: page.sum("nv_cache_num_hits_per_model"),
         pending_requests,
         pending_images,
         images_rejected: page.sum("flotilla_images_rejected_total"),
@@ -244,7 +273,7 @@ fn collect(samples: &[Sample]) -> Result<Snapshot, ParseError> {
     })
 }
 
-/// Questions to the samples of a page; a family of several models is summed.
+/// Questions to the samples of a page; a family of several versions and GPUs is summed.
 struct Page<'a>(&'a [Sample]);
 
 impl<'a> Page<'a> {
@@ -333,7 +362,7 @@ impl ParseError {
             Self::NotText | Self::NotMetrics => "not_metrics",
             Self::Truncated => "truncated",
             Self::LineTooLong { .. } | Self::TooManySeries => "too_large",
-            Self::Missing { .. } => "missing_series",
+            Self::Missing { .. } | Self::OtherModels { .. } => "missing_series",
             Self::WrongType { .. } | Self::Malformed { .. } | Self::Duplicate { .. } | Self::BadValue { .. } => {
                 "malformed"
             }
@@ -357,7 +386,7 @@ mod tests {
 
     #[test]
     fn a_page_of_a_real_triton_is_read() {
-        let snapshot = parse(TRITON.as_bytes()).unwrap();
+        let snapshot = parse(TRITON.as_bytes(), "clip").unwrap();
         assert_eq!(
             (snapshot.requests_completed, snapshot.images_completed, snapshot.executions),
             (3533.0, 3547.0, 810.0)
@@ -371,13 +400,13 @@ mod tests {
         assert_eq!((snapshot.server, snapshot.process_start_seconds), (None, None));
         for page in ["triton-after-checks.txt", "triton-under-load-2s-later.txt"] {
             let path = format!("{}/src/scrape/testdata/{page}", env!("CARGO_MANIFEST_DIR"));
-            assert!(parse(&std::fs::read(path).unwrap()).is_ok(), "{page}");
+            assert!(parse(&std::fs::read(path).unwrap(), "clip").is_ok(), "{page}");
         }
     }
 
     #[test]
     fn a_page_of_our_own_server_is_read() {
-        let snapshot = parse(FLOTILLA.as_bytes()).unwrap();
+        let snapshot = parse(FLOTILLA.as_bytes(), "timer").unwrap();
         assert_eq!((snapshot.pending_images, snapshot.images_rejected), (Some(40.0), Some(60.0)));
         assert_eq!(snapshot.failures, Failures { rejected: 30.0, canceled: 2.0, backend: 0.0 });
         let queue = snapshot.queue.unwrap();
@@ -429,7 +458,7 @@ mod tests {
                 "the limit is 4096",
             ),
         ] {
-            let error = parse(&page).unwrap_err();
+            let error = parse(&page, "timer").unwrap_err();
             assert!(error.category() == category && error.to_string().contains(message), "{category}: {error}");
         }
     }
@@ -440,18 +469,44 @@ mod tests {
             .lines()
             .filter(|line| !line.contains("pending"))
             .fold(String::new(), |page, line| page + line + "\n");
-        assert_eq!(parse(page.as_bytes()).unwrap_err().category(), "missing_series");
+        assert_eq!(parse(page.as_bytes(), "clip").unwrap_err().category(), "missing_series");
     }
 
+    /// A page of a real Triton 2.51.0 with two models under load.
     #[test]
-    fn several_models_are_summed() {
-        let second = TRITON
-            .lines()
-            .filter(|line| line.starts_with("nv_inference"))
-            .map(|line| line.replace("\"clip\"", "\"other\"") + "\n");
-        let page = TRITON.to_owned() + &second.collect::<String>();
-        let snapshot = parse(page.as_bytes()).unwrap();
-        assert_eq!((snapshot.images_completed, snapshot.pending_requests), (7094.0, Some(2.0)));
+    fn of_several_models_the_services_own_counts() {
+        const TWO: &str = include_str!("testdata/triton-two-models.txt");
+        let count =
+            |model: &str| parse(TWO.as_bytes(), model).map(|page| (page.images_completed, page.pending_requests));
+        assert_eq!(count("timer"), Ok((182.0, Some(7.0))));
+        assert_eq!(count("other"), Ok((74.0, Some(8.0))));
+        let error = parse(TWO.as_bytes(), "clip").unwrap_err();
+        assert_eq!(error.category(), "missing_series");
+        assert!(error.to_string().contains("no model \"clip\", but other, timer"), "{error}");
+        // A page of one model is the service's, whatever the name: pods of before a change of the name are still measured.
+        assert!(parse(TRITON.as_bytes(), "renamed").is_ok());
+    }
+
+    /// Triton repeats each series for each GPU and for each version of the model.
+    #[test]
+    fn versions_and_gpus_of_the_model_are_summed() {
+        let on = |labels: &str| {
+            let lines = TRITON.lines().filter(|line| line.starts_with("nv_inference"));
+            lines.map(|line| line.replace("version=\"1\"", labels) + "\n").collect::<String>()
+        };
+        let page =
+            on("gpu_uuid=\"GPU-a\",version=\"1\"") + &on("gpu_uuid=\"GPU-b\",version=\"1\"") + &on("version=\"2\"");
+        let snapshot = parse(page.as_bytes(), "clip").unwrap();
+        assert_eq!((snapshot.images_completed, snapshot.pending_requests), (3.0 * 3547.0, Some(3.0)));
+    }
+
+    /// Without its counters of time (`--metrics-config counter_latencies=false`) Triton says nothing of waiting.
+    #[test]
+    fn a_triton_without_counters_of_time_is_refused() {
+        let lines = TRITON.lines().filter(|line| !line.contains("duration_us"));
+        let page = lines.fold(String::new(), |page, line| page + line + "\n");
+        let error = parse(page.as_bytes(), "clip").unwrap_err();
+        assert!(error.to_string().contains("no nv_inference_queue_duration_us; servers have to"), "{error}");
     }
 
     #[test]
@@ -461,7 +516,7 @@ mod tests {
         let large: String = std::iter::once(FLOTILLA.to_owned()).chain(large.take(1200)).collect();
         for page in [TRITON, FLOTILLA, large.as_str()] {
             let began = std::time::Instant::now();
-            (0..1000).for_each(|_| assert!(std::hint::black_box(parse(page.as_bytes())).is_ok()));
+            (0..1000).for_each(|_| assert!(std::hint::black_box(parse(page.as_bytes(), "clip")).is_ok()));
             println!("{} bytes: {:?}", page.len(), began.elapsed() / 1000);
         }
     }

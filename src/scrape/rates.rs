@@ -15,12 +15,25 @@ pub(super) struct Scraped {
     pub(super) at: Monotonic,
     pub(super) container_restarts: u32,
     pub(super) snapshot: Snapshot,
+    /// Since when requests have waited and none was executed; see [`stuck_since`].
+    pub(super) stuck_since: Option<Monotonic>,
+}
+
+/// Since when something has waited at a server that executed nothing. Triton's counters move only when requests end and it
+/// does not say how old the oldest waiting one is: without this, a server that hangs would look idle.
+pub(super) fn stuck_since(before: &Scraped, after: &Scraped) -> Option<Monotonic> {
+    let (then, now) = (&before.snapshot, &after.snapshot);
+    let stands_still = now.executions <= then.executions && now.requests_completed <= then.requests_completed;
+    let same_server = after.container_restarts == before.container_restarts && !now.went_back_since(then);
+    (same_server && stands_still && then.has_waiting() && now.has_waiting())
+        .then(|| before.stuck_since.unwrap_or(before.at))
 }
 
 /// What the server did between two scrapes; none when no time passed.
 ///
-/// `warming` marks an interval in which the server may still compile or load: its speed says nothing of later.
-pub(super) fn measure(before: &Scraped, after: &Scraped, warming: bool) -> Option<Measurement> {
+/// `warming` marks an interval in which the server may still compile or load: its speed says nothing of later. `instances`
+/// of the model take turns on the device, which is like one of them that is so many times as fast.
+pub(super) fn measure(before: &Scraped, after: &Scraped, warming: bool, instances: u32) -> Option<Measurement> {
     let interval = after.at.since(before.at);
     if interval.is_zero() {
         return None;
@@ -32,7 +45,7 @@ pub(super) fn measure(before: &Scraped, after: &Scraped, warming: bool) -> Optio
     let now = &after.snapshot;
 
     let images = now.images_completed - then.images_completed;
-    let requests = now.requests_completed - then.requests_completed;
+    let requests = now.requests_executed() - then.requests_executed();
     let executions = now.executions - then.executions;
     let images_per_request = images_per_request(images, requests, now);
     let rejected = match (now.images_rejected, then.images_rejected) {
@@ -46,7 +59,10 @@ pub(super) fn measure(before: &Scraped, after: &Scraped, warming: bool) -> Optio
     };
     let (waited_before, waits_now) = (pending(then), pending(now));
     let arrivals = (images + rejected + given_up + waits_now - waited_before).max(0.0);
-    let batches = batches(then, now, images, requests, executions);
+    let mut batches = batches(then, now, images, requests, executions);
+    for batch in &mut batches {
+        batch.seconds /= f64::from(instances.max(1));
+    }
 
     let seconds = interval.as_secs_f64();
     Some(Measurement {
@@ -58,9 +74,9 @@ pub(super) fn measure(before: &Scraped, after: &Scraped, warming: bool) -> Optio
         pending_images_before: waited_before,
         pending_images: waits_now,
         queue_time: queue_time(then, now, requests),
-        oldest_wait: now.oldest_wait,
+        oldest_wait: now.oldest_wait.or_else(|| Some(after.at.since(after.stuck_since?))),
         mean_batch: (executions > 0.0).then(|| images / executions),
-        device_busy: device_busy(then, now, &batches).map(|busy| (busy / seconds).clamp(0.0, 1.0)),
+        device_busy: device_busy(then, now, &batches, instances).map(|busy| (busy / seconds).clamp(0.0, 1.0)),
         batches,
         tainted: restarted || warming,
     })
@@ -70,8 +86,8 @@ pub(super) fn measure(before: &Scraped, after: &Scraped, warming: bool) -> Optio
 fn images_per_request(images: f64, requests: f64, now: &Snapshot) -> f64 {
     if requests > 0.0 {
         images / requests
-    } else if now.requests_completed > 0.0 {
-        now.images_completed / now.requests_completed
+    } else if now.requests_executed() > 0.0 {
+        now.images_completed / now.requests_executed()
     } else {
         1.0
     }
@@ -96,9 +112,10 @@ fn batches(then: &Snapshot, now: &Snapshot, images: f64, requests: f64, executio
     }
 }
 
-fn device_busy(then: &Snapshot, now: &Snapshot, batches: &[BatchDelta]) -> Option<f64> {
+/// Device seconds of each instance.
+fn device_busy(then: &Snapshot, now: &Snapshot, batches: &[BatchDelta], instances: u32) -> Option<f64> {
     match now.device_busy_seconds {
-        Some(busy) => Some(busy - then.device_busy_seconds.unwrap_or_default()),
+        Some(busy) => Some((busy - then.device_busy_seconds.unwrap_or_default()) / f64::from(instances.max(1))),
         None => (!batches.is_empty()).then(|| batches.iter().map(|batch| batch.seconds).sum()),
     }
 }
@@ -152,7 +169,8 @@ mod tests {
     use super::*;
 
     fn scraped(seconds: f64, snapshot: Snapshot) -> Scraped {
-        Scraped { at: Monotonic::from_start(Duration::from_secs_f64(seconds)), container_restarts: 0, snapshot }
+        let at = Monotonic::from_start(Duration::from_secs_f64(seconds));
+        Scraped { at, container_restarts: 0, snapshot, stuck_since: None }
     }
 
     fn near(left: f64, right: f64) -> bool {
@@ -161,10 +179,10 @@ mod tests {
 
     #[test]
     fn two_seconds_of_a_real_triton() {
-        let page = |text: &str| parse(text.as_bytes()).unwrap();
+        let page = |text: &str| parse(text.as_bytes(), "clip").unwrap();
         let before = scraped(0.0, page(include_str!("testdata/triton-under-load.txt")));
         let after = scraped(2.0, page(include_str!("testdata/triton-under-load-2s-later.txt")));
-        let measured = measure(&before, &after, false).unwrap();
+        let measured = measure(&before, &after, false, 1).unwrap();
         assert!(near(measured.completed_per_second, 765.5), "{measured:?}");
         // One request less waits than before, so one less came in than was answered.
         assert!(near(measured.arrivals_per_second, 765.0), "{measured:?}");
@@ -179,10 +197,10 @@ mod tests {
 
     #[test]
     fn two_seconds_of_our_server_with_the_timer_device() {
-        let page = |text: &str| parse(text.as_bytes()).unwrap();
+        let page = |text: &str| parse(text.as_bytes(), "clip").unwrap();
         let before = scraped(0.0, page(include_str!("testdata/flotilla-under-load.txt")));
         let after = scraped(2.0, page(include_str!("testdata/flotilla-under-load-2s-later.txt")));
-        let measured = measure(&before, &after, false).unwrap();
+        let measured = measure(&before, &after, false, 1).unwrap();
         // About 120 images a second were sent, at 5 ms each and 10 ms for each execution.
         assert!((measured.arrivals_per_second - 120.0).abs() < 15.0, "{measured:?}");
         assert!(!measured.tainted && measured.queue_time.is_some_and(|queue| queue.p95 > Some(queue.mean)));
@@ -195,7 +213,7 @@ mod tests {
 
     /// Our server's page, some images later.
     fn ours(images: f64) -> Snapshot {
-        let mut page = parse(include_str!("testdata/flotilla.txt").as_bytes()).unwrap();
+        let mut page = parse(include_str!("testdata/flotilla.txt").as_bytes(), "timer").unwrap();
         page.images_completed += images;
         page.requests_completed += images / 2.0;
         page
@@ -223,7 +241,7 @@ mod tests {
             sum: 29.0,
             count: 1400.0,
         });
-        let measured = measure(&scraped(0.0, ours(0.0)), &scraped(2.0, later), false).unwrap();
+        let measured = measure(&scraped(0.0, ours(0.0)), &scraped(2.0, later), false, 1).unwrap();
         // 400 answered, 20 refused, 5 requests of 2 images given up, 60 more waiting.
         assert!(near(measured.arrivals_per_second, 245.0), "{measured:?}");
         assert!(near(measured.rejected_per_second, 10.0));
@@ -238,12 +256,40 @@ mod tests {
         assert!(!queue.includes_batching_delay);
     }
 
+    /// Two instances that each execute for 1.7 s are like one that executes for 0.85 s, and are busy for as long.
+    #[test]
+    fn instances_that_take_turns_are_like_a_faster_one() {
+        let mut later = ours(320.0);
+        later.executions += 10.0;
+        later.device_busy_seconds = later.device_busy_seconds.map(|busy| busy + 1.7);
+        later.batches.insert(32, BatchTotal { executions: 60.0, seconds: 10.2 });
+        let measured = measure(&scraped(0.0, ours(0.0)), &scraped(2.0, later), false, 2).unwrap();
+        assert!(near(measured.batches[0].executions, 10.0) && near(measured.batches[0].seconds, 0.85), "{measured:?}");
+        assert!(near(measured.device_busy.unwrap(), 0.425), "{measured:?}");
+    }
+
+    /// Triton counts a cached request as answered and waited for, but neither as an image nor as an execution.
+    #[test]
+    fn cached_requests_are_no_load() {
+        let cached = |hits: f64, requests: f64, images: f64| Snapshot {
+            requests_completed: requests,
+            requests_cached: Some(hits),
+            images_completed: images,
+            executions: images,
+            pending_requests: Some(0.0),
+            ..Snapshot::default()
+        };
+        let before = scraped(0.0, cached(0.0, 0.0, 0.0));
+        let measured = measure(&before, &scraped(2.0, cached(300.0, 400.0, 200.0)), false, 1).unwrap();
+        assert!(near(measured.arrivals_per_second, 100.0), "{measured:?}");
+    }
+
     #[test]
     fn an_idle_interval_has_no_queue_time() {
-        let measured = measure(&scraped(0.0, ours(0.0)), &scraped(2.0, ours(0.0)), false).unwrap();
+        let measured = measure(&scraped(0.0, ours(0.0)), &scraped(2.0, ours(0.0)), false, 1).unwrap();
         assert_eq!((measured.queue_time, measured.mean_batch, measured.arrivals_per_second), (None, None, 0.0));
         assert!(measured.batches.is_empty());
-        assert!(measure(&scraped(2.0, ours(0.0)), &scraped(2.0, ours(0.0)), false).is_none());
+        assert!(measure(&scraped(2.0, ours(0.0)), &scraped(2.0, ours(0.0)), false, 1).is_none());
     }
 
     #[test]
@@ -254,11 +300,11 @@ mod tests {
         let gone = Snapshot { images_rejected: None, ..ours(1_000.0) };
         let restarted = Scraped { container_restarts: 1, ..scraped(2.0, ours(1_000.0)) };
         for after in [scraped(2.0, started), scraped(2.0, one_lower), scraped(2.0, gone), restarted] {
-            let measured = measure(&before, &after, false).unwrap();
+            let measured = measure(&before, &after, false, 1).unwrap();
             assert!(measured.tainted && near(measured.completed_per_second, 1_700.0), "{measured:?}");
             assert!(near(measured.pending_images_before, 0.0));
         }
-        let warming = measure(&before, &scraped(2.0, ours(1_001.0)), true).unwrap();
+        let warming = measure(&before, &scraped(2.0, ours(1_001.0)), true, 1).unwrap();
         assert!(warming.tainted && near(warming.completed_per_second, 0.5));
     }
 
@@ -270,7 +316,7 @@ mod tests {
             steps in prop::collection::vec((0..500_u32, 0..50_u32, 0..200_u32, prop::bool::weighted(0.2), 1..8_000_u64), 1..40),
         ) {
             let (mut now, mut page) = (Monotonic::default(), Snapshot { pending_images: Some(0.0), ..Snapshot::default() });
-            let mut before = Scraped { at: now, container_restarts: 0, snapshot: page.clone() };
+            let mut before = Scraped { at: now, container_restarts: 0, snapshot: page.clone(), stuck_since: None };
             for (answered, refused, pending, restarts, milliseconds) in steps {
                 if restarts {
                     page = Snapshot::default();
@@ -282,8 +328,8 @@ mod tests {
                 page.images_rejected = Some(page.images_rejected.unwrap_or_default() + refused);
                 page.pending_images = Some(f64::from(pending));
                 now = now + Duration::from_millis(milliseconds);
-                let after = Scraped { at: now, container_restarts: 0, snapshot: page.clone() };
-                let measured = measure(&before, &after, false).unwrap();
+                let after = Scraped { at: now, container_restarts: 0, snapshot: page.clone(), stuck_since: None };
+                let measured = measure(&before, &after, false, 1).unwrap();
                 let seconds = measured.interval.as_secs_f64();
                 prop_assert!(measured.completed_per_second >= 0.0 && measured.rejected_per_second >= 0.0);
                 prop_assert!(measured.arrivals_per_second >= 0.0);

@@ -1,4 +1,4 @@
-//! One page of one server, reduced to what the law needs: absolute counters and gauges, summed over its models.
+//! One page of one server, reduced to what the law needs: absolute counters and gauges of the service's model.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -8,6 +8,8 @@ use std::time::Duration;
 pub struct Snapshot {
     /// Requests answered.
     pub requests_completed: f64,
+    /// Of them, how many from a cache: they were neither executed nor counted as images.
+    pub requests_cached: Option<f64>,
     /// Images answered.
     pub images_completed: f64,
     /// Executions on the device.
@@ -81,12 +83,23 @@ pub struct ServerInfo {
 }
 
 impl Snapshot {
+    /// Requests that reached the device.
+    pub(super) fn requests_executed(&self) -> f64 {
+        self.requests_completed - self.requests_cached.unwrap_or_default()
+    }
+
+    /// Whether anything waits.
+    pub(super) fn has_waiting(&self) -> bool {
+        self.pending_images.or(self.pending_requests).is_some_and(|waiting| waiting > 0.0)
+    }
+
     /// Whether a counter is lower than it was: then the server started anew, and all its counters with it.
     pub(super) fn went_back_since(&self, before: &Self) -> bool {
         let optional = |counter: Option<f64>| counter.unwrap_or_default();
         let counters = |snapshot: &Self| {
             [
                 snapshot.requests_completed,
+                optional(snapshot.requests_cached),
                 snapshot.images_completed,
                 snapshot.executions,
                 snapshot.failures.rejected,

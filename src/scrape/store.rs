@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::net::IpAddr;
 use std::time::Duration;
 
-use super::rates::{Scraped, measure};
+use super::rates::{Scraped, measure, stuck_since};
 use super::snapshot::{ServerInfo, Snapshot};
 use crate::scaling::{Measurement, MissingReason, Monotonic, ReplicaSample};
 
@@ -41,6 +41,10 @@ pub struct Target {
     pub container_restarts: u32,
     /// When the pod became ready.
     pub ready_since: Monotonic,
+    /// The service's model: a page may tell of others too.
+    pub model: String,
+    /// How many instances of it take turns on the pod's device.
+    pub instances: u32,
 }
 
 #[derive(Default)]
@@ -108,11 +112,12 @@ impl Pod {
     pub(crate) fn succeeded(&mut self, at: Monotonic, container_restarts: u32, snapshot: Snapshot) {
         // Flotilla's own server is warm before it is ready; another may not be.
         let is_own = snapshot.server.is_some();
-        let scraped = Scraped { at, container_restarts, snapshot };
+        let mut scraped = Scraped { at, container_restarts, snapshot, stuck_since: None };
         self.failure = None;
         if let Some(last) = self.last.take().filter(|last| at.since(last.at) <= LONGEST_INTERVAL) {
             let warming = !is_own && last.at < self.target.ready_since + WARM_UP;
-            self.measurement = measure(&last, &scraped, warming);
+            scraped.stuck_since = stuck_since(&last, &scraped);
+            self.measurement = measure(&last, &scraped, warming, self.target.instances);
         }
         self.last = Some(scraped);
     }

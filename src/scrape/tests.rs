@@ -73,6 +73,8 @@ fn target(clock: Clock, pod: &str, port: u16) -> Target {
         port,
         container_restarts: 0,
         ready_since: clock.ago(Duration::from_mins(1)),
+        model: "timer".to_owned(),
+        instances: 1,
     }
 }
 

@@ -8,7 +8,7 @@ use std::time::Duration;
 use k8s_openapi::api::core::v1::{PodTemplateSpec, ResourceRequirements};
 
 use crate::api::model::{PreprocessingPreset, PullPolicy};
-use crate::api::runtime::ExecutionProvider;
+use crate::api::runtime::{Engine, ExecutionProvider};
 use crate::api::scaling::{RolloutStrategy, ScalingMode, ServiceType};
 
 pub use validate::{Defaults, Error, validate};
@@ -71,6 +71,8 @@ pub enum ModelVolume {
 /// The server.
 #[derive(Clone, Debug, PartialEq)]
 pub struct ValidatedRuntime {
+    /// Which one.
+    pub engine: Engine,
     /// Its image.
     pub image: String,
     /// What ONNX Runtime is asked to execute on.
@@ -79,6 +81,8 @@ pub struct ValidatedRuntime {
     pub max_batch_size: u32,
     /// The deliberate wait of a batch on an idle device.
     pub max_queue_delay: Duration,
+    /// Copies of the model that execute at the same time; at least one.
+    pub instances: u32,
     /// CPU and memory.
     pub resources: ResourceRequirements,
     /// The user's patch over the generated pod template.

@@ -14,8 +14,8 @@ use super::{
     GpuRequest, ModelVolume, ValidatedModel, ValidatedRollout, ValidatedRuntime, ValidatedScaling, ValidatedService,
 };
 use crate::api::InferenceService;
-use crate::api::model::{Model, ModelSource};
-use crate::api::runtime::{Resources, Runtime};
+use crate::api::model::{Model, ModelSource, PreprocessingPreset};
+use crate::api::runtime::{Engine, Resources, Runtime};
 use crate::api::spec::InferenceServiceSpec;
 
 /// Folder of the server's container on which the model's volume is mounted.
@@ -59,6 +59,12 @@ pub fn validate(service: &InferenceService, defaults: &Defaults) -> Result<Valid
         return Err(field("metadata.name", format!("has {} characters, the limit is {MAX_SERVICE_NAME}", name.len())));
     }
     let spec = &service.spec;
+    if spec.runtime.engine == Engine::Triton && spec.model.preprocessing.preset != PreprocessingPreset::None {
+        return Err(field(
+            "spec.model.preprocessing.preset",
+            "is done by Flotilla's own server: with runtime.engine Triton use None and send tensors",
+        ));
+    }
     Ok(ValidatedService {
         namespace: service.namespace().ok_or(Error::Metadata("namespace"))?,
         uid: service.uid().ok_or(Error::Metadata("uid"))?,
@@ -104,14 +110,26 @@ fn model(model: &Model, service_name: &str) -> Result<ValidatedModel, Error> {
 fn runtime(runtime: &Runtime, defaults: &Defaults, gpu_resource: Option<&str>) -> Result<ValidatedRuntime, Error> {
     let resources = runtime.resources.as_ref().map(resources).unwrap_or_default();
     reject_gpus_in_resources(&resources, gpu_resource.unwrap_or("nvidia.com/gpu"))?;
+    let image = match (&runtime.image, runtime.engine) {
+        (Some(image), _) => image.clone(),
+        (None, Engine::OnnxRuntime) => defaults.server_image.clone(),
+        (None, Engine::Triton | Engine::Custom) => {
+            return Err(field(
+                "spec.runtime.image",
+                "engine Triton and Custom have no default: name the server's image",
+            ));
+        }
+    };
     Ok(ValidatedRuntime {
-        image: runtime.image.clone().unwrap_or_else(|| defaults.server_image.clone()),
+        engine: runtime.engine,
+        image,
         execution_provider: runtime.execution_provider,
         max_batch_size: positive("spec.runtime.maxBatchSize", runtime.max_batch_size)?,
         max_queue_delay: Duration::from_micros(
             u64::try_from(runtime.max_queue_delay_microseconds)
                 .map_err(|_| field("spec.runtime.maxQueueDelayMicroseconds", "must not be negative"))?,
         ),
+        instances: positive("spec.runtime.instancesPerReplica", runtime.instances_per_replica)?,
         resources,
         pod_template: runtime.pod_template.as_ref().map(pod_template).transpose()?,
     })
@@ -267,6 +285,13 @@ mod tests {
             ),
             (json!({"runtime": {"podTemplate": {"spec": {"containers": 3}}}}), "spec.runtime.podTemplate"),
             (json!({"placement": {"gpu": {"countPerReplica": 0}}}), "spec.placement.gpu.countPerReplica"),
+            (json!({"runtime": {"instancesPerReplica": 0}}), "spec.runtime.instancesPerReplica"),
+            (json!({"runtime": {"engine": "Triton"}}), "spec.runtime.image"),
+            (json!({"runtime": {"engine": "Custom"}}), "spec.runtime.image"),
+            (
+                json!({"runtime": {"engine": "Triton", "image": "t:1"}, "model": {"preprocessing": {"preset": "Clip"}}}),
+                "spec.model.preprocessing.preset",
+            ),
         ];
         for (spec, expected) in cases {
             match validate(&service(spec.clone()), &defaults()) {

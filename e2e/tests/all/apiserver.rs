@@ -69,7 +69,7 @@ async fn defaults_are_filled_in_by_the_schema() -> Outcome {
 async fn the_schema_refuses_what_can_not_work() -> Outcome {
     let server = ApiServer::start().await?;
     let services: Api<InferenceService> = Api::namespaced(server.client.clone(), "default");
-    let refused: [(Value, &[&str]); 17] = [
+    let refused: [(Value, &[&str]); 19] = [
         (json!({"spec": {"model": {"source": {"image": null}}}}), &["spec.model.source", "exactly one of"]),
         (
             json!({"spec": {"model": {"source": {"persistentVolumeClaim": {"claimName": "c"}}}}}),
@@ -86,7 +86,12 @@ async fn the_schema_refuses_what_can_not_work() -> Outcome {
             &["spec.runtime.maxBatchSize", "greater than or equal to 1"],
         ),
         (json!({"spec": {"runtime": {"resources": {"limits": {"memory": "lots"}}}}}), &["limits.memory"]),
-        (json!({"spec": {"runtime": {"engine": "Triton"}}}), &["spec.runtime.engine", "\"OnnxRuntime\""]),
+        (json!({"spec": {"runtime": {"engine": "Ollama"}}}), &["spec.runtime.engine", "\"OnnxRuntime\""]),
+        (json!({"spec": {"runtime": {"engine": "Triton"}}}), &["spec.runtime", "need runtime.image"]),
+        (
+            json!({"spec": {"model": {"preprocessing": {"preset": "Clip"}}, "runtime": {"engine": "Triton", "image": "t:1"}}}),
+            &["model.preprocessing.preset", "send tensors"],
+        ),
         (json!({"spec": {"scaling": {"minReplicas": 9}}}), &["spec.scaling", "raise maxReplicas"]),
         (json!({"spec": {"scaling": {"minReplicas": 0}}}), &["minReplicas", "greater than or equal to 1"]),
         (json!({"spec": {"scaling": {"targetQueueTimeMilliseconds": -5}}}), &["targetQueueTimeMilliseconds"]),

@@ -11,3 +11,4 @@ mod metrics_outage;
 mod resilience;
 mod scaling;
 mod traffic;
+mod triton;

@@ -11,17 +11,19 @@ const DENIED_VARIABLES: [&str; 3] = ["LD_PRELOAD", "LD_AUDIT", "FLOTILLA_TERMINA
 /// The server is what the operator scrapes, probes, drains and reports about.
 pub(super) fn check_server(generated: &Container, merged: &Container, gpu_resource: &str) -> Result<(), Error> {
     let path = format!("spec.containers[{CONTAINER}]");
+    // Only an engine whose arguments Flotilla does not know is started by the user.
+    let starts_itself = generated.args.is_none();
     let changed = [
         (generated.image != merged.image, "image", "set spec.runtime.image instead"),
         (
-            generated.command != merged.command,
+            !starts_itself && generated.command != merged.command,
             "command",
-            "can't be set: the image's entrypoint has to be the server; for another server set spec.runtime.image",
+            "can't be set: the image's entrypoint has to be the server; for another server set spec.runtime.engine: Custom",
         ),
         (
-            generated.args != merged.args,
+            !starts_itself && generated.args != merged.args,
             "args",
-            "can't be set: the server reads its settings file; use spec.model and spec.runtime",
+            "can't be set: they follow spec.model and spec.runtime; for arguments of your own set spec.runtime.engine: Custom",
         ),
         (
             generated.startup_probe != merged.startup_probe,
@@ -43,6 +45,11 @@ pub(super) fn check_server(generated: &Container, merged: &Container, gpu_resour
             generated.termination_message_policy != merged.termination_message_policy,
             "terminationMessagePolicy",
             "can't be changed: the operator reads there why a server ended",
+        ),
+        (
+            generated.lifecycle.is_some() && generated.lifecycle != merged.lifecycle,
+            "lifecycle",
+            "can't be changed: the server is stopped once the pod has left the endpoints",
         ),
         (generated.restart_policy != merged.restart_policy, "restartPolicy", "is for init containers: remove it"),
         (
@@ -125,6 +132,17 @@ fn check_mounts(path: &str, generated: &Container, merged: &Container) -> Result
 
 fn parts(path: &str) -> Vec<&str> {
     path.split('/').filter(|part| !part.is_empty() && *part != ".").collect()
+}
+
+/// What Flotilla runs before the server stays as it is.
+pub(super) fn check_init(generated: &Container, merged: &Container) -> Result<(), Error> {
+    if generated == merged {
+        return Ok(());
+    }
+    Err(Error::pod_template(
+        format_args!("spec.initContainers[{}]", generated.name),
+        "is a container of Flotilla and can't be changed: give yours another name",
+    ))
 }
 
 /// Containers that the user adds may not take what the server is known by.
