@@ -4,6 +4,7 @@
 //! what Triton does not measure has names of our own. All series carry `model` and `version`.
 
 pub mod host;
+mod summary;
 
 use std::{
     collections::{BTreeMap, HashMap, btree_map::Entry},
@@ -16,6 +17,7 @@ use prometheus::{
     IntGauge, Opts, Registry, TextEncoder, core::Collector, proto::MetricFamily,
 };
 
+use self::summary::Summary;
 use crate::repository::LoadReport;
 
 /// From one millisecond to ten seconds in doublings: the queue target is tens of milliseconds, an overload seconds.
@@ -52,6 +54,7 @@ pub struct Metrics {
     device_batches: IntCounterVec,
     device_batch_seconds: CounterVec,
     batches: Mutex<BTreeMap<usize, Executions>>,
+    summaries: Option<[Summary; 5]>,
 }
 
 /// Why a request was turned away without an answer from the model.
@@ -212,6 +215,7 @@ impl Metrics {
                 &["batch_size"],
             ))?,
             batches: Mutex::default(),
+            summaries: None,
             registrar,
         };
         for reason in [Failed::Rejected, Failed::Canceled, Failed::Backend, Failed::Other] {
@@ -251,6 +255,44 @@ impl Metrics {
             phases.with_label_values(&[phase]).set(time.as_secs_f64());
         }
         Ok(())
+    }
+
+    /// Adds Triton's quantiles of the last minute; called once, before the first request.
+    ///
+    /// # Errors
+    /// When it was called before.
+    pub fn add_summaries(&mut self) -> Result<(), Error> {
+        let add = |part: &str, help: &str| {
+            let opts = self.registrar.opts(&format!("nv_inference_{part}_summary_us"), help);
+            self.registrar.add(Summary::new(&opts))
+        };
+        self.summaries = Some([
+            add("request", "Summary of inference request duration in microseconds")?,
+            add("queue", "Summary of inference queuing duration in microseconds")?,
+            add("compute_input", "Summary of compute input duration in microseconds")?,
+            add("compute_infer", "Summary of compute inference duration in microseconds")?,
+            add("compute_output", "Summary of inference compute output duration in microseconds")?,
+        ]);
+        Ok(())
+    }
+
+    /// Counts an answered request: its time in all, in the queue, and its batch's for inputs, execution and outputs.
+    pub fn succeeded(&self, request: Duration, queue: Duration, batch: BatchTimes) {
+        let times = [request, queue, batch.input, batch.infer, batch.output].map(micros);
+        self.request_success.inc();
+        let counters = [
+            &self.request_duration_us,
+            &self.queue_duration_us,
+            &self.compute_input_duration_us,
+            &self.compute_infer_duration_us,
+            &self.compute_output_duration_us,
+        ];
+        for (counter, time) in counters.into_iter().zip(times) {
+            counter.inc_by(time);
+        }
+        for (summary, time) in self.summaries.iter().flatten().zip(times) {
+            summary.observe(time);
+        }
     }
 
     /// Counts a request turned away.
@@ -431,6 +473,25 @@ mod tests {
         assert!(page.contains(r#"flotilla_device_batch_seconds_total{batch_size="4",model="clip",version="1"} 1"#));
         assert_eq!(metrics.batches()[&4].count, 2);
     }
+    #[test]
+    fn summaries_are_there_for_those_who_ask() {
+        let mut metrics = Metrics::new("clip", "1").unwrap();
+        assert!(!render([&metrics]).contains("_summary_us"));
+        metrics.add_summaries().unwrap();
+        let batch = BatchTimes { infer: Duration::from_micros(70), ..BatchTimes::default() };
+        metrics.succeeded(Duration::from_micros(100), Duration::from_micros(20), batch);
+        let page = render([&metrics]);
+        for line in [
+            "# TYPE nv_inference_request_summary_us summary",
+            r#"nv_inference_request_summary_us{model="clip",version="1",quantile="0.999"} 100"#,
+            r#"nv_inference_queue_summary_us_sum{model="clip",version="1"} 20"#,
+            r#"nv_inference_compute_infer_summary_us_count{model="clip",version="1"} 1"#,
+            r#"nv_inference_compute_infer_duration_us{model="clip",version="1"} 70"#,
+        ] {
+            assert!(page.contains(line), "{line} is not in\n{page}");
+        }
+    }
+
     #[test]
     fn a_page_of_two_models_names_each_family_once() {
         let models = ["a", "b"].map(|model| Metrics::new(model, "1").unwrap());

@@ -149,6 +149,8 @@ pub struct Grpc {
 pub struct Metrics {
     /// TCP port; 0 takes any free one (for tests).
     pub port: u16,
+    /// Whether the page has Triton's quantiles of the last minute.
+    pub summaries: bool,
 }
 
 /// How the server stops.
@@ -196,7 +198,7 @@ impl Default for Grpc {
 
 impl Default for Metrics {
     fn default() -> Self {
-        Self { port: 8002 }
+        Self { port: 8002, summaries: false }
     }
 }
 

@@ -50,7 +50,7 @@ async fn every_model_has_its_own_engine_and_metrics() {
     ]);
     fs::create_dir(folder.path().join("..data")).unwrap();
     fs::write(folder.path().join("README.md"), "no model").unwrap();
-    let server = start(folder, json!({"batching": {"maxQueueSize": 9}})).await;
+    let server = start(folder, json!({"metrics": {"summaries": true}})).await;
     server.await_ready().await;
     for (model, count) in [("a", 4), ("b", 2)] {
         let (code, answer) = server.infer(model, &rows(count)).await;
@@ -80,6 +80,7 @@ async fn every_model_has_its_own_engine_and_metrics() {
                 > 0.0
         );
     }
+    assert!(server.metric(r#"nv_inference_request_summary_us{model="a",version="1",quantile="0.5"}"#).await >= 1000.0);
     assert!(server.metric("nv_cpu_memory_total_bytes").await > 0.0);
     let stats = server.get_json("/v2/models/stats").await;
     assert_eq!(stats["model_stats"].as_array().unwrap().len(), 3);

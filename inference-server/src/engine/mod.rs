@@ -43,7 +43,7 @@ use self::{
 use crate::{
     device::Device,
     image::Preprocessor,
-    metrics::{Failed, Metrics, Rejected, micros},
+    metrics::{BatchTimes, Failed, Metrics, Rejected},
     model::Signature,
 };
 
@@ -278,12 +278,8 @@ impl Engine {
         match result {
             Ok(answer) => {
                 let Timing { queue, compute_input, compute, compute_output, .. } = answer.timing;
-                self.metrics.request_success.inc();
-                self.metrics.request_duration_us.inc_by(micros(arrived.elapsed()));
-                self.metrics.queue_duration_us.inc_by(micros(queue));
-                self.metrics.compute_input_duration_us.inc_by(micros(compute_input));
-                self.metrics.compute_infer_duration_us.inc_by(micros(compute));
-                self.metrics.compute_output_duration_us.inc_by(micros(compute_output));
+                let batch = BatchTimes { count: 1, input: compute_input, infer: compute, output: compute_output };
+                self.metrics.succeeded(arrived.elapsed(), queue, batch);
             }
             Err(InferError::QueueFull { .. }) => self.metrics.reject(Rejected::QueueFull, rows),
             Err(InferError::Timeout) => {

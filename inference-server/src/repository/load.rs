@@ -53,8 +53,11 @@ pub(super) fn load(order: &Order<'_>, announce: impl Fn(u64, &Arc<Metrics>)) -> 
     let versions = order.found.folder.select(&plan.wish.versions, plan.wish.file_name.as_deref())?;
     let mut servings = Vec::with_capacity(versions.len());
     for files in versions {
-        let metrics = Metrics::with_tags(order.name, &files.version.to_string(), &plan.wish.tags)
+        let mut metrics = Metrics::with_tags(order.name, &files.version.to_string(), &plan.wish.tags)
             .map_err(|error| refused(order.name, &ConfigError::invalid("metric_tags", error.to_string())))?;
+        if order.settings.metrics.summaries {
+            metrics.add_summaries().map_err(|error| Failure::internal(&error.to_string()))?;
+        }
         let metrics = Arc::new(metrics);
         announce(files.version, &metrics);
         servings.push((files.version, load_version(&plan, &files, metrics)?));
