@@ -2,15 +2,14 @@
 //!
 //! Each setting has a flag, and the environment variable `FLOTILLA_` with the flag's name in capitals; the flag goes first.
 
-use std::{
-    io::{IsTerminal as _, stderr},
-    path::PathBuf,
-};
+use std::path::PathBuf;
 
 use clap::{Args, Parser};
-use tracing_subscriber::EnvFilter;
 
-use crate::settings::{ControlMode, ExecutionProvider, Settings, SettingsError, layer::Batching, layer::Layer};
+use crate::{
+    log,
+    settings::{ControlMode, ExecutionProvider, Settings, SettingsError, layer::Batching, layer::Layer},
+};
 
 /// Serves models over `KServe` v2.
 #[derive(Debug, Parser)]
@@ -85,11 +84,7 @@ pub struct ModelArguments {
 impl Arguments {
     /// Begins to log; called once.
     pub fn start_log(&self) {
-        let log = tracing_subscriber::fmt()
-            .with_env_filter(EnvFilter::new(&self.log_level))
-            .with_ansi(stderr().is_terminal())
-            .with_writer(stderr);
-        if self.log_format == "json" { log.json().init() } else { log.init() }
+        log::start(&self.log_format, &self.log_level);
     }
 
     /// The settings: what the command line and the environment say, over what the file says.

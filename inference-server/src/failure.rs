@@ -24,6 +24,24 @@ pub enum Reason {
     WarmUpFailed,
     /// A port is taken.
     PortInUse,
+    /// A model's URI, a credential or an endpoint can't be used.
+    SourceInvalid,
+    /// Nothing is where the model should be.
+    SourceNotFound,
+    /// The credentials are missing or not enough.
+    SourceForbidden,
+    /// A server of the model redirects to where it may not.
+    RedirectRefused,
+    /// The model can't be fetched, or not in time.
+    SourceUnreachable,
+    /// The model is larger than what may be stored.
+    SourceTooLarge,
+    /// The model is another one than the one asked for.
+    ChecksumMismatch,
+    /// An archive or a list of files is not unpacked or followed.
+    ArchiveInvalid,
+    /// The model can't be stored.
+    DestinationFailed,
     /// Anything else: a defect of the server or of the machine.
     Internal,
 }

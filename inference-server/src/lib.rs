@@ -13,6 +13,7 @@
 //! - [`repository`]: which models there are, and the life of each.
 //! - [`metrics`]: how the server is seen.
 //! - [`warm_up`], [`lifecycle`]: how it becomes ready, and how it starts, drains and stops.
+//! - [`fetch`]: a program of its own that brings the model from an object store before the server starts.
 //!
 //! The server knows nothing of Kubernetes.
 
@@ -21,9 +22,11 @@ pub mod config;
 pub mod device;
 pub mod engine;
 pub mod failure;
+pub mod fetch;
 pub mod http;
 pub mod image;
 pub mod lifecycle;
+pub mod log;
 pub mod metrics;
 pub mod model;
 pub mod repository;

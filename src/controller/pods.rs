@@ -8,6 +8,7 @@ use serde::Deserialize;
 
 use crate::api::labels;
 use crate::api::status::PodFailure;
+use crate::resources::{fetch, server_pod};
 
 /// A pod of a service, as far as the operator looks at it.
 #[derive(Clone, Debug, PartialEq)]
@@ -24,7 +25,7 @@ pub struct PodView {
     pub scheduled: Option<Timestamp>,
     /// When it became ready, while it is.
     pub ready: Option<Timestamp>,
-    /// Restarts of the server's container.
+    /// Restarts of the server's container, and of the one that fetches its model.
     pub restarts: u32,
     /// The scheduler found no node.
     pub unschedulable: bool,
@@ -65,7 +66,10 @@ impl PodView {
                 .and_then(|condition| condition.last_transition_time.as_ref())
                 .map(|time| time.0)
         };
-        let server = status.container_statuses.iter().flatten().find(|container| container.name == "server");
+        let containers =
+            status.init_container_statuses.iter().flatten().chain(status.container_statuses.iter().flatten());
+        let ours =
+            containers.filter(|container| [server_pod::CONTAINER, fetch::CONTAINER].contains(&container.name.as_str()));
         let unschedulable = condition("PodScheduled").is_some_and(|condition| {
             condition.status == "False" && condition.reason.as_deref() == Some("Unschedulable")
         });
@@ -76,7 +80,7 @@ impl PodView {
             created: meta.creation_timestamp.as_ref().map(|time| time.0),
             scheduled: since("PodScheduled"),
             ready: since("Ready"),
-            restarts: server.and_then(|server| u32::try_from(server.restart_count).ok()).unwrap_or(0),
+            restarts: ours.filter_map(|container| u32::try_from(container.restart_count).ok()).sum(),
             unschedulable,
             gone: meta.deletion_timestamp.is_some() || matches!(status.phase.as_deref(), Some("Succeeded" | "Failed")),
             node: pod.spec.as_ref().and_then(|spec| spec.node_name.clone()),
@@ -235,6 +239,47 @@ mod tests {
             assert_eq!(failure.reason, reason);
             assert!(failure.message.contains(hint), "{}", failure.message);
         }
+    }
+
+    /// The fetcher of a model speaks as the server does, and its end without failure is none.
+    #[test]
+    fn a_model_that_can_not_be_fetched_says_why() {
+        let pod = |state: Value, last: Value| {
+            let container = |name: &str, state: Value, last: Value| {
+                json!({"name": name, "ready": false, "restartCount": 2,
+                "image": "i", "imageID": "", "state": state, "lastState": last})
+            };
+            view(json!({
+                "initContainerStatuses": [container("fetch-model", state, last)],
+                "containerStatuses": [container("server", json!({"waiting": {"reason": "PodInitializing"}}), json!({}))],
+            }))
+        };
+        let words = json!({"version": 1, "reason": "ChecksumMismatch", "message": "s3://m/clip has sha256 ab", "fix": "write its sha256"});
+        let failed = json!({"terminated": {"exitCode": 1, "message": words.to_string()}});
+        for (state, last) in [
+            (failed.clone(), json!({})),
+            (json!({"waiting": {"reason": "CrashLoopBackOff"}}), failed.clone()),
+            (json!({"running": {}}), failed),
+        ] {
+            let failure = pod(state, last).failure.unwrap();
+            assert_eq!(
+                (failure.reason.as_str(), failure.message.as_str()),
+                ("ChecksumMismatch", "s3://m/clip has sha256 ab; write its sha256")
+            );
+        }
+        let missing =
+            json!({"waiting": {"reason": "CreateContainerConfigError", "message": "secret \"keys\" not found"}});
+        let pod_without = pod(missing, json!({}));
+        assert_eq!(pod_without.restarts, 4, "a fetch that fails again and again is no start that takes its time");
+        let failure = pod_without.failure.unwrap();
+        assert!(failure.reason == "ContainerFailed" && failure.message.contains("\"keys\" not found"), "{failure:?}");
+        let killed = pod(json!({"waiting": {}}), json!({"terminated": {"exitCode": 137, "reason": "OOMKilled"}}))
+            .failure
+            .unwrap();
+        assert!(killed.message.contains("fetch-model"), "{killed:?}");
+        assert_eq!(pod(json!({"running": {}}), json!({})).failure, None);
+        let fetched = json!({"terminated": {"exitCode": 0, "message": "{\"version\":1,\"reason\":\"Fetched\"}"}});
+        assert_eq!(pod(fetched, json!({})).failure, None);
     }
 
     #[test]

@@ -5,6 +5,7 @@
 
 pub mod deployment;
 pub mod digest;
+pub mod fetch;
 pub mod network_policy;
 pub mod network_policy_check;
 pub mod pod_disruption_budget;

@@ -1,10 +1,12 @@
 //! Who may talk to the pods: clients to the inference ports, the operator and Prometheus to the metrics port, and the pods to
-//! nobody: the model comes with a volume. Policies add up, so a sidecar that needs the network gets a policy of the user's own.
+//! nobody where the model comes with a volume. Where it is fetched, to names and to its source. Policies add up, so a sidecar
+//! that needs the network gets a policy of the user's own.
 //!
 //! A cluster whose network plugin does not enforce policies ignores this object; nothing else here relies on it.
 
 use k8s_openapi::api::networking::v1::{
-    NetworkPolicy, NetworkPolicyIngressRule, NetworkPolicyPeer, NetworkPolicyPort, NetworkPolicySpec,
+    IPBlock, NetworkPolicy, NetworkPolicyEgressRule, NetworkPolicyIngressRule, NetworkPolicyPeer, NetworkPolicyPort,
+    NetworkPolicySpec,
 };
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{LabelSelector, LabelSelectorRequirement};
 use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
@@ -12,7 +14,7 @@ use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
 use super::server_pod::{GRPC_PORT, HTTP_PORT, METRICS_PORT};
 use super::{Environment, common_labels, object_meta, string_map};
 use crate::api::labels;
-use crate::service::{ValidatedService, names};
+use crate::service::{FetchedModel, ModelVolume, ValidatedService, names};
 
 /// The label that the API server puts on every namespace.
 const NAMESPACE_NAME: &str = "kubernetes.io/metadata.name";
@@ -26,15 +28,46 @@ pub fn build(service: &ValidatedService, environment: &Environment) -> NetworkPo
                 match_labels: Some(string_map([(labels::SERVICE, &service.name)])),
                 ..LabelSelector::default()
             }),
-            // Egress is named and has no rule: all of it is denied. An empty list would mean the same, but the API server drops it.
+            // Egress is named: without a rule all of it is denied. An empty list would mean the same, but the API server drops it.
             policy_types: Some(vec!["Ingress".to_owned(), "Egress".to_owned()]),
             ingress: Some(vec![
                 NetworkPolicyIngressRule { ports: Some(vec![port(HTTP_PORT), port(GRPC_PORT)]), from: None },
                 NetworkPolicyIngressRule { ports: Some(vec![port(METRICS_PORT)]), from: Some(scrapers(environment)) },
             ]),
-            egress: None,
+            egress: match &service.model.source {
+                ModelVolume::Fetched(model) => Some(egress(model)),
+                ModelVolume::Image { .. } | ModelVolume::Claim { .. } => None,
+            },
         }),
     }
+}
+
+/// To names, and to everywhere but the nodes' metadata services, on the ports that the source can have. Which those are is in
+/// the URI, unless a Secret may name another endpoint: the operator reads no Secret.
+fn egress(model: &FetchedModel) -> Vec<NetworkPolicyEgressRule> {
+    let block = |cidr: &str, except: &[&str]| NetworkPolicyPeer {
+        ip_block: Some(IPBlock {
+            cidr: cidr.to_owned(),
+            except: Some(except.iter().map(|&cidr| cidr.to_owned()).collect()),
+        }),
+        ..NetworkPolicyPeer::default()
+    };
+    let udp = NetworkPolicyPort { protocol: Some("UDP".to_owned()), ..port(53) };
+    let any = NetworkPolicyPort { protocol: Some("TCP".to_owned()), ..NetworkPolicyPort::default() };
+    let (scheme, rest) = model.uri.split_once("://").unwrap_or_default();
+    let own_port = rest.split('/').next().and_then(|host| host.rsplit_once(':')?.1.parse().ok());
+    let ports = match own_port {
+        Some(own) if scheme == "https" && own != 443 => vec![port(443), port(own)],
+        _ if scheme == "https" || model.secret_name.is_none() => vec![port(443)],
+        _ => vec![any],
+    };
+    vec![
+        NetworkPolicyEgressRule { ports: Some(vec![udp, port(53)]), to: None },
+        NetworkPolicyEgressRule {
+            ports: Some(ports),
+            to: Some(vec![block("0.0.0.0/0", &["169.254.0.0/16"]), block("::/0", &["fe80::/10", "fd00:ec2::254/128"])]),
+        },
+    ]
 }
 
 fn scrapers(environment: &Environment) -> Vec<NetworkPolicyPeer> {
@@ -108,6 +141,30 @@ mod tests {
                 },
             })
         );
+    }
+
+    /// What a pod may open, by the source of its model.
+    #[test]
+    fn a_fetched_model_opens_the_way_to_its_source_alone() {
+        let store = Peer::Address("203.0.113.7".parse().unwrap());
+        let metadata = Peer::Address("169.254.169.254".parse().unwrap());
+        let key = json!({"name": "keys"});
+        let table = [
+            (json!({"uri": "s3://models/clip"}), [true, false, false]),
+            (json!({"uri": "s3://models/clip", "secretRef": key}), [true, true, true]),
+            (json!({"uri": "https://models.example:8443/m.onnx", "secretRef": key}), [true, true, false]),
+            (json!({"uri": "https://models.example/m.onnx"}), [true, false, false]),
+            (json!({"uri": "hf://org/repo"}), [true, false, false]),
+        ];
+        for (uri, expected) in table {
+            let service = validated(json!({"model": {"source": {"image": null, "uri": uri}}}));
+            let policies = [build(&service, &environment())];
+            let pod = crate::service::names::selector("photos", "cpu", "stable");
+            let opens = |port, peer: &Peer| allows(&policies, &pod, "default", Direction::Egress, port, peer);
+            assert_eq!([443, 8443, 9000].map(|port| opens(port, &store)), expected, "{uri}");
+            assert!(opens(53, &store), "names: {uri}");
+            assert!(!opens(443, &metadata) && !opens(80, &metadata), "the node's metadata service: {uri}");
+        }
     }
 
     #[test]

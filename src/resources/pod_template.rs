@@ -14,7 +14,7 @@ use k8s_openapi::api::core::v1::{PodSpec, PodTemplateSpec};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{LabelSelector, ObjectMeta};
 
 use super::server_pod::{CONTAINER, GRACE_SECONDS, restricted_security_context};
-use super::{Error, restricted};
+use super::{Error, fetch, restricted};
 
 /// Labels and annotations with this prefix are Flotilla's.
 const OWN_PREFIX: &str = "flotilla.dev/";
@@ -55,7 +55,11 @@ pub fn merge(
             kept::check_server(own, container, gpu_resource)?;
         } else if let Some(own) = generated_spec.init_containers.iter().flatten().find(|own| own.name == container.name)
         {
-            kept::check_init(own, container)?;
+            if own.name == fetch::CONTAINER {
+                kept::check_fetcher(own, container, gpu_resource)?;
+            } else {
+                kept::check_init(own, container)?;
+            }
         } else {
             let place = format!("spec.{list}[{}]", container.name);
             kept::check_other(&place, &generated_spec, container, gpu_resource)?;
@@ -122,6 +126,12 @@ fn check_names(patch: &PodSpec) -> Result<(), Error> {
         return Err(Error::pod_template(
             format_args!("spec.initContainers[{CONTAINER}]"),
             "is the name of the server's container: choose another",
+        ));
+    }
+    if patch.containers.iter().any(|container| container.name == fetch::CONTAINER) {
+        return Err(Error::pod_template(
+            format_args!("spec.containers[{}]", fetch::CONTAINER),
+            "is the name of the init container that fetches models: choose another",
         ));
     }
     if let Some(index) = patch.volumes.iter().flatten().position(|volume| volume.name.is_empty()) {

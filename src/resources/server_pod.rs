@@ -10,7 +10,7 @@ use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
 
-use super::{common_labels, settings, string_map, triton};
+use super::{common_labels, fetch, settings, string_map, triton};
 use crate::api::labels;
 use crate::api::runtime::Engine;
 use crate::service::validate::MODEL_MOUNT;
@@ -61,10 +61,11 @@ fn own(service: &ValidatedService, settings_name: &str) -> PodTemplateSpec {
     PodTemplateSpec {
         metadata: Some(ObjectMeta {
             labels: Some(labels),
-            annotations: Some(string_map([(EVICTABLE_VOLUMES, "tmp")])),
+            annotations: Some(string_map([(EVICTABLE_VOLUMES, evictable(service))])),
             ..ObjectMeta::default()
         }),
         spec: Some(PodSpec {
+            init_containers: fetch::container(service).map(|container| vec![container]),
             containers: vec![server(service)],
             volumes: Some(volumes(service, settings_name)),
             service_account_name: Some(names::inference(&service.name)),
@@ -82,6 +83,11 @@ fn own(service: &ValidatedService, settings_name: &str) -> PodTemplateSpec {
             ..PodSpec::default()
         }),
     }
+}
+
+/// What may go with a node: a fetched model is fetched again.
+fn evictable(service: &ValidatedService) -> &'static str {
+    if matches!(service.model.source, ModelVolume::Fetched(_)) { "tmp,model" } else { "tmp" }
 }
 
 /// A server of the user's own starts as its image or the podTemplate says. It finds model, settings and ports where
@@ -156,6 +162,7 @@ fn volumes(service: &ValidatedService, settings_name: &str) -> Vec<Volume> {
             }),
             ..Volume::default()
         },
+        ModelVolume::Fetched(model) => fetch::volume(model),
     };
     vec![
         Volume { name: MODEL_VOLUME.to_owned(), ..model },

@@ -106,7 +106,8 @@ fn a_scaling_event_never_changes_a_pod_template() {
 fn every_field_reaches_its_objects_and_comes_back() {
     let claim =
         |name: &str| json!({"model": {"source": {"image": null, "persistentVolumeClaim": {"claimName": name}}}});
-    let table: [(Value, Value, &[&str]); 16] = [
+    let uri = |uri: Value| json!({"model": {"source": {"image": null, "uri": uri}}});
+    let table: [(Value, Value, &[&str]); 18] = [
         (json!({"model": {"name": "a"}}), json!({"model": {"name": "b"}}), &["Deployment", "ConfigMap"]),
         (
             json!({"model": {"source": {"image": {"reference": "m:2"}}}}),
@@ -124,6 +125,12 @@ fn every_field_reaches_its_objects_and_comes_back() {
             &["Deployment"],
         ),
         (claim("a"), claim("b"), &["Deployment"]),
+        (uri(json!({"uri": "s3://a"})), uri(json!({"uri": "s3://b"})), &["Deployment"]),
+        (
+            uri(json!({"uri": "s3://a", "sha256": "a".repeat(64), "maxMebibytes": 1})),
+            uri(json!({"uri": "s3://a", "secretRef": {"name": "keys"}})),
+            &["Deployment", "NetworkPolicy"],
+        ),
         (
             json!({"model": {"preprocessing": {"preset": "Clip"}}}),
             json!({"model": {"preprocessing": {"preset": "ImageNet"}}}),

@@ -66,6 +66,23 @@ pub enum ModelVolume {
         /// Its name.
         claim_name: String,
     },
+    /// An empty volume that an init container fetches the model into.
+    Fetched(FetchedModel),
+}
+
+/// A model that every pod fetches before its server starts.
+#[derive(Clone, Debug, PartialEq)]
+pub struct FetchedModel {
+    /// Where it is.
+    pub uri: String,
+    /// The digest that it has to have.
+    pub sha256: Option<String>,
+    /// The Secret with what opens it.
+    pub secret_name: Option<String>,
+    /// Room on the node.
+    pub max_mebibytes: u32,
+    /// The image with the fetcher: the operator's own default, whatever runs the model.
+    pub image: String,
 }
 
 /// The server.

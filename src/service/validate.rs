@@ -11,15 +11,18 @@ use serde_json::Value;
 
 use super::names::MAX_SERVICE_NAME;
 use super::{
-    GpuRequest, ModelVolume, ValidatedModel, ValidatedRollout, ValidatedRuntime, ValidatedScaling, ValidatedService,
+    FetchedModel, GpuRequest, ModelVolume, ValidatedModel, ValidatedRollout, ValidatedRuntime, ValidatedScaling,
+    ValidatedService,
 };
 use crate::api::InferenceService;
-use crate::api::model::{Model, ModelSource, PreprocessingPreset};
+use crate::api::model::{Model, ModelSource, PreprocessingPreset, UriSource};
 use crate::api::runtime::{Engine, Resources, Runtime};
 use crate::api::spec::InferenceServiceSpec;
 
 /// Folder of the server's container on which the model's volume is mounted.
 pub const MODEL_MOUNT: &str = "/mnt/model";
+/// Folder in that volume which a fetched model becomes: it is moved there as a whole.
+const FETCHED_FOLDER: &str = "entry";
 
 /// What the operator was installed with.
 #[derive(Clone, Debug)]
@@ -69,7 +72,7 @@ pub fn validate(service: &InferenceService, defaults: &Defaults) -> Result<Valid
         namespace: service.namespace().ok_or(Error::Metadata("namespace"))?,
         uid: service.uid().ok_or(Error::Metadata("uid"))?,
         generation: service.metadata.generation.unwrap_or_default(),
-        model: model(&spec.model, &name)?,
+        model: model(&spec.model, &name, defaults)?,
         runtime: runtime(&spec.runtime, defaults, spec.placement.gpu.as_ref().map(|gpu| gpu.resource_name.as_str()))?,
         gpu: gpu(spec)?,
         scaling: scaling(spec)?,
@@ -84,16 +87,19 @@ pub fn validate(service: &InferenceService, defaults: &Defaults) -> Result<Valid
     })
 }
 
-fn model(model: &Model, service_name: &str) -> Result<ValidatedModel, Error> {
+fn model(model: &Model, service_name: &str, defaults: &Defaults) -> Result<ValidatedModel, Error> {
     let (source, path) = match &model.source {
-        ModelSource { image: Some(image), persistent_volume_claim: None } => (
+        ModelSource { image: Some(image), persistent_volume_claim: None, uri: None } => (
             ModelVolume::Image { reference: image.reference.clone(), pull_policy: image.pull_policy },
             image.path.as_deref(),
         ),
-        ModelSource { image: None, persistent_volume_claim: Some(claim) } => {
+        ModelSource { image: None, persistent_volume_claim: Some(claim), uri: None } => {
             (ModelVolume::Claim { claim_name: claim.claim_name.clone() }, claim.path.as_deref())
         }
-        _ => return Err(field("spec.model.source", "set exactly one of image and persistentVolumeClaim")),
+        ModelSource { image: None, persistent_volume_claim: None, uri: Some(uri) } => {
+            (ModelVolume::Fetched(fetched(uri, defaults)?), Some(FETCHED_FOLDER))
+        }
+        _ => return Err(field("spec.model.source", "set exactly one of image, persistentVolumeClaim and uri")),
     };
     let path = path.unwrap_or_default().trim_matches('/');
     if path.split('/').any(|part| part == "..") {
@@ -104,6 +110,21 @@ fn model(model: &Model, service_name: &str) -> Result<ValidatedModel, Error> {
         source,
         path: if path.is_empty() { MODEL_MOUNT.to_owned() } else { format!("{MODEL_MOUNT}/{path}") },
         preprocessing: model.preprocessing.preset,
+    })
+}
+
+/// The fetcher reads the URI itself and says what is wrong with it; here is what no pod should be started for.
+fn fetched(source: &UriSource, defaults: &Defaults) -> Result<FetchedModel, Error> {
+    let scheme = source.uri.split_once("://").map(|(scheme, _)| scheme);
+    if !scheme.is_some_and(|scheme| ["s3", "gs", "https", "hf"].contains(&scheme)) {
+        return Err(field("spec.model.source.uri.uri", "must start with s3://, gs://, https:// or hf://"));
+    }
+    Ok(FetchedModel {
+        uri: source.uri.clone(),
+        sha256: source.sha256.clone(),
+        secret_name: source.secret_ref.as_ref().map(|secret| secret.name.clone()),
+        max_mebibytes: positive("spec.model.source.uri.maxMebibytes", source.max_mebibytes)?,
+        image: defaults.server_image.clone(),
     })
 }
 
@@ -268,6 +289,15 @@ mod tests {
     fn errors_name_the_field() {
         let cases = [
             (json!({"model": {"source": {}}}), "spec.model.source"),
+            (json!({"model": {"source": {"uri": {"uri": "s3://both/of/them"}}}}), "spec.model.source"),
+            (
+                json!({"model": {"source": {"image": null, "uri": {"uri": "ftp://host/m.onnx"}}}}),
+                "spec.model.source.uri.uri",
+            ),
+            (
+                json!({"model": {"source": {"image": null, "uri": {"uri": "s3://a", "maxMebibytes": 0}}}}),
+                "spec.model.source.uri.maxMebibytes",
+            ),
             (json!({"scaling": {"minReplicas": 3, "maxReplicas": 2}}), "spec.scaling.minReplicas"),
             (json!({"scaling": {"targetQueueTimeMilliseconds": 0}}), "spec.scaling.targetQueueTimeMilliseconds"),
             (json!({"runtime": {"maxBatchSize": 0}}), "spec.runtime.maxBatchSize"),

@@ -51,9 +51,10 @@ async fn every_example_is_accepted() -> Outcome {
                 })
                 .await?;
             }
-            // These need a volume or an image that the local cluster does not have.
-            let elsewhere =
-                ["pvc-model.yaml", "triton.yaml", "custom-server.yaml"].iter().any(|file| path.ends_with(file));
+            // These need a volume, a store or an image that the local cluster does not have.
+            let elsewhere = ["pvc-model.yaml", "s3-model.yaml", "triton.yaml", "custom-server.yaml"]
+                .iter()
+                .any(|file| path.ends_with(file));
             if cfg!(feature = "full") && !elsewhere {
                 for name in names.lines().filter_map(|line| line.split('/').nth(1)) {
                     workspace.ready(name, Duration::from_mins(3)).await?;

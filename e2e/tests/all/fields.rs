@@ -44,6 +44,8 @@ fn rows() -> Vec<Row> {
     let gpu = || json!({"placement": {"gpu": {}}});
     let external = |spec: Value| patched(&json!({"scaling": {"mode": "External"}}), &spec);
     let claim = || json!({"model": {"source": {"image": null, "persistentVolumeClaim": {"claimName": "c"}}}});
+    let uri = |fields: Value| json!({"model": {"source": {"image": null, "uri": patched(&json!({"uri": "s3://m/c"}), &fields)}}});
+    let fetcher = "/deployment/spec/template/spec/initContainers/0";
     let volume = "/deployment/spec/template/spec/volumes/model";
     let container = "/deployment/spec/template/spec/containers/0";
     let at = |path: String| -> &'static str { Box::leak(path.into_boxed_str()) };
@@ -89,6 +91,34 @@ fn rows() -> Vec<Row> {
             "/settings/model/path",
             [json!("x"), json!("x/y")],
             [json!("/mnt/model"), json!("/mnt/model/x"), json!("/mnt/model/x/y")],
+        ),
+        row(
+            "model.source.uri.uri",
+            uri(none()),
+            at(format!("{fetcher}/args/0")),
+            [json!("gs://a/b"), json!("https://h/m.onnx")],
+            [json!("--uri=s3://m/c"), json!("--uri=gs://a/b"), json!("--uri=https://h/m.onnx")],
+        ),
+        row(
+            "model.source.uri.sha256",
+            uri(none()),
+            at(format!("{fetcher}/args/3")),
+            [json!("a".repeat(64)), json!("b".repeat(64))],
+            [Value::Null, json!(format!("--sha256={}", "a".repeat(64))), json!(format!("--sha256={}", "b".repeat(64)))],
+        ),
+        row(
+            "model.source.uri.secretRef.name",
+            uri(json!({"secretRef": {"name": "c"}})),
+            at(format!("{fetcher}/envFrom/0/secretRef/name")),
+            [json!("a"), json!("b")],
+            [json!("c"), json!("a"), json!("b")],
+        ),
+        row(
+            "model.source.uri.maxMebibytes",
+            uri(none()),
+            at(format!("{volume}/emptyDir/sizeLimit")),
+            [json!(936), json!(1960)],
+            [json!("16448Mi"), json!("1000Mi"), json!("2024Mi")],
         ),
         row(
             "model.preprocessing.preset",

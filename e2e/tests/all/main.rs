@@ -5,6 +5,7 @@ mod bad_manifests;
 mod examples;
 mod external;
 mod failures;
+mod fetched;
 mod fields;
 mod lifecycle;
 mod metrics_outage;

@@ -2,11 +2,43 @@
 
 use k8s_openapi::api::core::v1::{Container, PodSpec};
 
-use crate::resources::Error;
 use crate::resources::server_pod::{CONTAINER, TERMINATION_LOG};
+use crate::resources::{Error, fetch};
 
 /// Variables that would put foreign code into the server or hide why it ended.
 const DENIED_VARIABLES: [&str; 3] = ["LD_PRELOAD", "LD_AUDIT", "FLOTILLA_TERMINATION_LOG"];
+
+/// The fetcher puts the model where the server looks for it, and holds credentials: it stays as it is but for its variables
+/// (say, `RUST_BACKTRACE`), resources and further mounts.
+pub(super) fn check_fetcher(generated: &Container, merged: &Container, gpu_resource: &str) -> Result<(), Error> {
+    let path = format!("spec.initContainers[{}]", fetch::CONTAINER);
+    let changed = [
+        (generated.image != merged.image, "image", "is the operator's own default server image"),
+        (generated.command != merged.command, "command", "can't be changed"),
+        (generated.args != merged.args, "args", "can't be changed: use spec.model.source.uri"),
+        (generated.env_from != merged.env_from, "envFrom", "can't be changed: use spec.model.source.uri.secretRef"),
+        (generated.ports != merged.ports, "ports", "can't be set"),
+        (
+            generated.termination_message_path != merged.termination_message_path
+                || generated.termination_message_policy != merged.termination_message_policy,
+            "terminationMessagePath",
+            "can't be changed: the operator reads there why a fetch failed",
+        ),
+        (generated.restart_policy != merged.restart_policy, "restartPolicy", "can't be set: the fetcher has to end"),
+        (merged.lifecycle.is_some(), "lifecycle", "can't be set"),
+        (
+            merged.security_context.as_ref().and_then(|context| context.read_only_root_filesystem) != Some(true),
+            "securityContext.readOnlyRootFilesystem",
+            "must stay true: mount an emptyDir volume where files are written",
+        ),
+    ];
+    if let Some((_, field, problem)) = changed.into_iter().find(|(changed, ..)| *changed) {
+        return Err(Error::pod_template(format_args!("{path}.{field}"), problem));
+    }
+    check_variables(&path, merged)?;
+    check_mounts(&path, generated, merged)?;
+    check_gpus(&path, Some(generated), merged, gpu_resource)
+}
 
 /// The server is what the operator scrapes, probes, drains and reports about.
 pub(super) fn check_server(generated: &Container, merged: &Container, gpu_resource: &str) -> Result<(), Error> {
@@ -95,16 +127,19 @@ pub(super) fn check_server(generated: &Container, merged: &Container, gpu_resour
             ));
         }
     }
-    if let Some(variable) =
-        merged.env.iter().flatten().find(|variable| DENIED_VARIABLES.contains(&variable.name.as_str()))
-    {
-        return Err(Error::pod_template(
-            format_args!("{path}.env[{}]", variable.name),
-            "can't be set on the server: remove it",
-        ));
-    }
+    check_variables(&path, merged)?;
     check_mounts(&path, generated, merged)?;
     check_gpus(&path, Some(generated), merged, gpu_resource)
+}
+
+fn check_variables(path: &str, merged: &Container) -> Result<(), Error> {
+    match merged.env.iter().flatten().find(|variable| DENIED_VARIABLES.contains(&variable.name.as_str())) {
+        Some(variable) => Err(Error::pod_template(
+            format_args!("{path}.env[{}]", variable.name),
+            "can't be set on this container: remove it",
+        )),
+        None => Ok(()),
+    }
 }
 
 /// Nothing may be mounted over, into or around what the server reads; folders inside /tmp are free.

@@ -50,6 +50,49 @@ fn what_a_patch_can_not_do() {
     }
 }
 
+/// The container that holds credentials and brings the model is as little the user's to change as the server.
+#[test]
+fn the_fetcher_stays_what_it_is() {
+    let fetched = |patch: Value| {
+        let source = json!({"image": null, "uri": {"uri": "s3://models/clip", "secretRef": {"name": "keys"}}});
+        let spec = json!({"model": {"source": source}, "runtime": {"podTemplate": patch}});
+        build(&validated(spec), RolloutShape::REPLACE, &environment())
+    };
+    let fetcher = |mut fields: Value| {
+        fields["name"] = "fetch-model".into();
+        json!({"spec": {"initContainers": [fields]}})
+    };
+    let own =
+        json!({"env": [{"name": "FLOTILLA_LOG_LEVEL", "value": "debug"}], "resources": {"limits": {"memory": "1Gi"}}});
+    let patched = template(fetched(fetcher(own)).unwrap());
+    assert_eq!(patched["spec"]["initContainers"][0]["env"][0]["value"], "debug");
+    assert_eq!(patched["spec"]["initContainers"][0]["resources"]["limits"]["memory"], "1Gi");
+    assert_eq!(oracle::violations(&patched), Vec::<String>::new());
+    for (fields, expected) in [
+        (json!({"image": "mine:1"}), "image"),
+        (json!({"command": ["sh"]}), "command"),
+        (json!({"args": ["--uri=s3://other"]}), "args"),
+        (json!({"envFrom": [{"secretRef": {"name": "others"}}]}), "envFrom"),
+        (json!({"env": [{"name": "LD_PRELOAD", "value": "/x"}]}), "env[LD_PRELOAD]"),
+        (json!({"restartPolicy": "Always"}), "restartPolicy"),
+        (json!({"terminationMessagePath": "/x"}), "terminationMessagePath"),
+        (json!({"securityContext": {"readOnlyRootFilesystem": false}}), "securityContext.readOnlyRootFilesystem"),
+        (json!({"volumeMounts": [{"name": "tmp", "mountPath": "/mnt"}]}), "volumeMounts[/mnt]"),
+        (json!({"resources": {"limits": {"nvidia.com/gpu": "1"}}}), "resources.limits[nvidia.com/gpu]"),
+    ] {
+        match fetched(fetcher(fields.clone())) {
+            Err(Error::PodTemplate { field, .. }) => {
+                assert_eq!(field, format!("spec.runtime.podTemplate.spec.initContainers[fetch-model].{expected}"));
+            }
+            other => panic!("{fields} has to be refused: {other:?}"),
+        }
+    }
+    let twin = json!({"spec": {"containers": [{"name": "fetch-model", "image": "x"}]}});
+    assert!(
+        matches!(fetched(twin), Err(Error::PodTemplate { field, .. }) if field.ends_with("containers[fetch-model]"))
+    );
+}
+
 /// A patch that says what is so already, or nothing, changes nothing: no pod is replaced for it.
 #[test]
 fn a_patch_that_says_nothing_changes_nothing() {
