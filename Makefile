@@ -31,10 +31,11 @@ lint: ## Format, clippy, dependencies, shell scripts
 unit: ## Unit and property tests, and the server on real ONNX Runtime
 	$(call step,unit tests,FLOTILLA_REQUIRE_ORT=1 FLOTILLA_ORT_LIBRARY="$$(inference-server/tests/ort-library.sh)" cargo test --quiet --workspace --lib --bins $(SERVER_TESTS))
 
-python: ## Models, demo, the server against the real tritonclient, the fetcher against a real S3 server
+python: ## Models, demo, the server against the real tritonclient and perf_analyzer, the fetcher against a real S3 server
 	$(call step,models,models/build)
 	$(call step,python tests,"$$FLOTILLA_CACHE/venv/bin/python" -m pytest -q models demo)
 	$(call step,tritonclient,inference-server/tests/tritonclient)
+	$(call step,perf_analyzer,inference-server/tests/perf_analyzer)
 	$(call step,fetching from S3,inference-server/tests/fetch)
 
 up: ## The local cluster

@@ -14,6 +14,7 @@ fn main() -> Result<(), Box<dyn Error>> {
         .bytes(".")
         .btree_map(".")
         .build_transport(false)
+        .codec_path("crate::grpc::Messages")
         .compile_fds(descriptors)?;
     Ok(())
 }

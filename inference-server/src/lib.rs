@@ -5,8 +5,8 @@
 //! - [`arguments`], [`settings`] and [`failure`]: what the server is told to do, and how it says that it can't.
 //! - [`config`]: a model's own `config.pbtxt`.
 //! - [`tensor`], [`model`]: the data that travels, and what a model wants and gives.
-//! - [`http`]: the wire. It parses, calls the engine and formats; a second protocol would sit beside it.
-//! - [`wire`]: the messages of gRPC, made from `proto/`.
+//! - [`wire`], [`protocol`]: the messages that `proto/` describes, and what both protocols say in them.
+//! - [`http`], [`grpc`]: the protocols. They parse, call the engine and format.
 //! - [`engine`]: the one way in. It admits or refuses, decodes images, forms batches, runs them and answers.
 //! - [`image`]: from a file's bytes to the model's pixels, with Pillow's arithmetic.
 //! - [`device`]: what executes a batch: ONNX Runtime, or a timer that only takes as long as one would.
@@ -23,12 +23,14 @@ pub mod device;
 pub mod engine;
 pub mod failure;
 pub mod fetch;
+pub mod grpc;
 pub mod http;
 pub mod image;
 pub mod lifecycle;
 pub mod log;
 pub mod metrics;
 pub mod model;
+pub mod protocol;
 pub mod repository;
 pub mod settings;
 pub mod tensor;

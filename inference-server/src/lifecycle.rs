@@ -19,9 +19,10 @@ use tokio_util::sync::CancellationToken;
 
 use crate::{
     failure::{Failure, Reason},
+    grpc,
     http::{
         App,
-        connections::{Limits, serve},
+        connections::{Limits, Protocol, serve},
         metrics_router, router,
     },
     repository::Repository,
@@ -36,8 +37,10 @@ const MAX_METRICS_CONNECTIONS: usize = 64;
 /// The open ports. The caller makes them, so that a test takes any free one.
 #[derive(Debug)]
 pub struct Listeners {
-    /// For inference.
+    /// For inference over HTTP.
     pub http: TcpListener,
+    /// For inference over gRPC.
+    pub grpc: TcpListener,
     /// For metrics.
     pub metrics: TcpListener,
 }
@@ -48,7 +51,11 @@ impl Listeners {
     /// # Errors
     /// When a port is taken.
     pub async fn bind(settings: &Settings) -> Result<Self, Failure> {
-        Ok(Self { http: listen(settings.http.port).await?, metrics: listen(settings.metrics.port).await? })
+        Ok(Self {
+            http: listen(settings.http.port).await?,
+            grpc: listen(settings.grpc.port).await?,
+            metrics: listen(settings.metrics.port).await?,
+        })
     }
 }
 
@@ -81,25 +88,26 @@ pub async fn run(
     shutdown: impl Future<Output = ()>,
 ) -> Result<(), Failure> {
     // With port 0 in the settings, this line is where the ports can be read.
-    if let (Ok(http), Ok(metrics)) = (listeners.http.local_addr(), listeners.metrics.local_addr()) {
-        tracing::info!(%http, %metrics, version = env!("CARGO_PKG_VERSION"), "listening");
+    if let (Ok(http), Ok(grpc), Ok(metrics)) =
+        (listeners.http.local_addr(), listeners.grpc.local_addr(), listeners.metrics.local_addr())
+    {
+        tracing::info!(%http, %grpc, %metrics, version = env!("CARGO_PKG_VERSION"), "listening");
     }
     let repository = Repository::open(settings.clone(), library)?;
     let app = App::new(Arc::clone(&repository), settings.http.max_body_bytes);
     let stop = CancellationToken::new();
-    let clients = {
-        let app = Arc::clone(&app);
+    let serve_clients = |listener, router, protocol| {
         let limits = Limits {
+            protocol,
             max_connections: MAX_CONNECTIONS,
             max_age: Some(Duration::from_secs(settings.http.max_connection_age_seconds)),
         };
-        let is_leaving = {
-            let app = Arc::clone(&app);
-            move || app.is_leaving.load(Ordering::Acquire)
-        };
-        tokio::spawn(serve(listeners.http, router(app), limits, is_leaving, stop.clone()))
+        let app = Arc::clone(&app);
+        tokio::spawn(serve(listener, router, limits, move || app.is_leaving.load(Ordering::Acquire), stop.clone()))
     };
-    let metrics_limits = Limits { max_connections: MAX_METRICS_CONNECTIONS, max_age: None };
+    let http = serve_clients(listeners.http, router(Arc::clone(&app)), Protocol::Http);
+    let grpc = serve_clients(listeners.grpc, grpc::router(&app), Protocol::Grpc);
+    let metrics_limits = Limits { protocol: Protocol::Http, max_connections: MAX_METRICS_CONNECTIONS, max_age: None };
     let scrapers =
         serve(listeners.metrics, metrics_router(Arc::clone(&app)), metrics_limits, || false, CancellationToken::new());
     // Scrapers are answered to the very end, and nobody waits for them.
@@ -122,7 +130,10 @@ pub async fn run(
     tokio::time::sleep(Duration::from_secs(drain.delay_seconds)).await;
     repository.drain();
     stop.cancel();
-    if tokio::time::timeout(Duration::from_secs(drain.timeout_seconds), clients).await.is_ok() {
+    if tokio::time::timeout(Duration::from_secs(drain.timeout_seconds), async { tokio::join!(http, grpc) })
+        .await
+        .is_ok()
+    {
         tracing::info!("drained");
     } else {
         tracing::warn!(timeout_seconds = drain.timeout_seconds, "requests are still running; they are cut");

@@ -8,7 +8,10 @@ mod summary;
 
 use std::{
     collections::{BTreeMap, HashMap, btree_map::Entry},
-    sync::{Mutex, PoisonError},
+    sync::{
+        Mutex, PoisonError,
+        atomic::{AtomicU64, Ordering},
+    },
     time::{Duration, SystemTime, UNIX_EPOCH},
 };
 
@@ -55,6 +58,7 @@ pub struct Metrics {
     device_batch_seconds: CounterVec,
     batches: Mutex<BTreeMap<usize, Executions>>,
     summaries: Option<[Summary; 5]>,
+    last_inference: AtomicU64,
 }
 
 /// Why a request was turned away without an answer from the model.
@@ -216,6 +220,7 @@ impl Metrics {
             ))?,
             batches: Mutex::default(),
             summaries: None,
+            last_inference: AtomicU64::new(0),
             registrar,
         };
         for reason in [Failed::Rejected, Failed::Canceled, Failed::Backend, Failed::Other] {
@@ -317,6 +322,8 @@ impl Metrics {
     /// Counts one execution.
     pub fn executed(&self, rows: usize, times: BatchTimes) {
         let seconds = times.infer.as_secs_f64();
+        let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+        self.last_inference.store(u64::try_from(now.as_millis()).unwrap_or(u64::MAX), Ordering::Relaxed);
         self.exec_count.inc();
         self.inference_count.inc_by(rows as u64);
         #[expect(clippy::cast_precision_loss, reason = "a batch has at most 1024 rows")]
@@ -335,6 +342,11 @@ impl Metrics {
         sum.input += times.input;
         sum.infer += times.infer;
         sum.output += times.output;
+    }
+
+    /// When the last execution ended, in milliseconds since the Unix epoch; 0 before the first.
+    pub fn last_inference_milliseconds(&self) -> u64 {
+        self.last_inference.load(Ordering::Relaxed)
     }
 
     /// The executions so far by batch size.

@@ -135,7 +135,7 @@ pub struct Http {
     pub max_connection_age_seconds: u64,
 }
 
-/// The gRPC port.
+/// The gRPC port; its bounds are those of HTTP.
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields, default)]
 pub struct Grpc {

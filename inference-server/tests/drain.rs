@@ -39,7 +39,7 @@ impl Process {
             "version": 1,
             "model": {"name": "timer", "path": folder.path()},
             "batching": {"maxBatchSize": 1},
-            "http": {"port": 0}, "metrics": {"port": 0}, "drain": drain,
+            "http": {"port": 0}, "grpc": {"port": 0}, "metrics": {"port": 0}, "drain": drain,
         });
         let mut child = command(folder, &settings).stderr(Stdio::piped()).spawn().unwrap();
         let mut log = BufReader::new(child.stderr.take().unwrap()).lines();
@@ -175,14 +175,14 @@ fn a_failed_start_leaves_its_reason_and_exits_with_1() {
     fs::write(model.path().join("1/model.onnx"), b"garbage").unwrap();
     let holder = std::net::TcpListener::bind(("::", 0)).unwrap();
     let taken = holder.local_addr().unwrap();
-    let with = |name: &str, port: u16| json!({"version": 1, "model": {"name": name, "path": model.path()}, "http": {"port": port}, "metrics": {"port": 0}});
+    let with = |name: &str, port: u16| json!({"version": 1, "model": {"name": name, "path": model.path()}, "http": {"port": port}, "grpc": {"port": 0}, "metrics": {"port": 0}});
     for (settings, reason) in [
         (with("a/b", 0), "SettingsInvalid"),
         (json!({"version": 1}), "SettingsInvalid"),
         (with("m", taken.port()), "PortInUse"),
         (with("m", 0), "LibraryNotFound"),
         (
-            json!({"version": 1, "model": {"name": "m", "path": "/nowhere"}, "http": {"port": 0}, "metrics": {"port": 0}}),
+            json!({"version": 1, "model": {"name": "m", "path": "/nowhere"}, "http": {"port": 0}, "grpc": {"port": 0}, "metrics": {"port": 0}}),
             "ModelNotFound",
         ),
     ] {

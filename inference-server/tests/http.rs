@@ -8,6 +8,7 @@ mod common;
 use std::time::Duration;
 
 use common::{Server, Timer, eventually, json_of, rows};
+use flotilla_server::protocol::inflate::Encoding;
 use reqwest::StatusCode;
 use serde_json::{Value, json};
 
@@ -106,99 +107,32 @@ async fn binary_in_and_out() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_bad_body_is_the_client_s_error() {
-    let server = Server::timer(FAST, json!({"http": {"maxBodyBytes": 1_000_000}})).await;
-    let input = |change: Value| {
-        let mut request = rows(1);
-        for (key, value) in change.as_object().unwrap() {
-            request["inputs"][0][key] = value.clone();
-        }
-        request.to_string()
-    };
-    let nested = format!("{}1{}", "[".repeat(100_000), "]".repeat(100_000));
-    let deep = r#"{"inputs":[{"name":"input","shape":[1,4],"datatype":"FP32","data":NEST}]}"#.replace("NEST", &nested);
-    for (body, status, part) in [
-        (String::new(), 400, "failed to parse the request JSON"),
-        ("not json".to_owned(), 400, "failed to parse the request JSON"),
-        ("null".to_owned(), 400, "failed to parse the request JSON"),
-        ("{}".to_owned(), 400, "missing field `inputs`"),
-        (r#"{"inputs":[]}"#.to_owned(), 400, "expected 1 inputs but got 0 inputs for model 'timer'"),
-        (nested.clone(), 400, "failed to parse the request JSON"),
-        (deep, 400, "recursion limit"),
-        (input(json!({"shape": [-1, 4]})), 400, "negative dimension"),
-        (input(json!({"shape": [1_u64 << 62, 4]})), 400, "too large"),
-        (input(json!({"shape": [0, 4], "data": []})), 400, "has no rows"),
-        (input(json!({"shape": [2, 4]})), 400, "unexpected number of elements 4"),
-        (input(json!({"shape": [1, 2, 2]})), 400, "unexpected shape for input 'input'"),
-        (input(json!({"name": "other"})), 400, "unexpected inference input 'other' for model 'timer'"),
-        (input(json!({"datatype": "FP99"})), 400, "datatype 'FP99' is not supported"),
-        (input(json!({"datatype": "INT32", "data": [1, 2, 3, 4]})), 400, "but model 'timer' expects 'FP32'"),
-        (input(json!({"data": ["a", "b", "c", "d"]})), 400, "must be numbers for FP32"),
-        (input(json!({"data": [1, "b", 3, 4]})), 400, "mixes strings, booleans and numbers"),
-        (input(json!({"data": {"a": 1}})), 400, "expected an array"),
-        (input(json!({"data": null})), 400, "must have 'data'"),
-        (input(json!({"parameters": {"binary_data_size": 16}})), 400, "not both"),
-        (input(json!({"parameters": {"shared_memory_region": "r"}})), 400, "shared memory is not supported"),
-        (
-            json!({"inputs": rows(1)["inputs"], "outputs": [{"name": "x"}]}).to_string(),
-            400,
-            "unexpected inference output 'x'",
-        ),
-        (json!({"inputs": rows(1)["inputs"], "parameters": {"timeout": "soon"}}).to_string(), 400, "'timeout' must be"),
-        (json!({"inputs": rows(1)["inputs"], "parameters": {"triton_x": 1}}).to_string(), 400, "are reserved"),
-        (rows(33).to_string(), 400, "batch-size must be <= 32 for 'timer'"),
-        (" ".repeat(1_000_001), 413, "larger than 1000000 bytes"),
-    ] {
-        let response = server.post(INFER).body(body.clone()).send().await.unwrap();
-        let found = response.status().as_u16();
-        let error = json_of(response).await["error"].as_str().unwrap().to_owned();
-        let start: String = body.chars().take(120).collect();
-        assert_eq!(found, status, "{start}: {error}");
-        assert!(error.contains(part), "{start}: {error:?} should say {part:?}");
+async fn a_large_answer_is_compressed_for_whom_it_suits() {
+    let server = Server::timer(FAST, json!({"batching": {"maxBatchSize": 64}})).await;
+    for (count, accepts, expected) in [(400, "br, gzip", Some("gzip")), (400, "br", None), (1, "gzip", None)] {
+        let response = server.post(INFER).header("accept-encoding", accepts).json(&rows(count)).send().await.unwrap();
+        let encoding = response.headers().get("content-encoding").map(|value| value.to_str().unwrap().to_owned());
+        assert_eq!(encoding.as_deref(), expected, "{count} rows");
+        let body = response.bytes().await.unwrap();
+        let body = match expected {
+            Some(_) => Encoding::Gzip.inflate(&body, 1 << 20, |_| true).unwrap(),
+            None => body.to_vec(),
+        };
+        let answer: Value = serde_json::from_slice(&body).unwrap();
+        assert_eq!(answer["outputs"][0]["data"].as_array().unwrap().len(), 4 * count);
     }
-    assert_eq!(server.infer("timer", &rows(1)).await.0, 200, "the server still answers");
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_the_router_refuses_is_json_too() {
-    let server = Server::timer(FAST, json!({})).await;
-    let unknown = "Request for unknown model: 'x' is not found";
-    for (request, status, error) in [
-        (server.client.get(server.url("/nowhere")), 404, "Not Found"),
-        (server.client.get(server.url("/v2/")), 404, "Not Found"),
-        (server.client.post(server.url("/v2/health/live")), 405, "Method Not Allowed"),
-        (server.client.get(server.url(INFER)), 405, "Method Not Allowed"),
-        (server.client.get(server.url("/v2/models/x")), 400, unknown),
-        (server.client.post(server.url("/v2/models/x/infer")).body("{"), 400, unknown),
-        (server.client.get(server.url("/v2/models/%ff")), 400, "Invalid URL: Invalid UTF-8 in `model`"),
-        (server.client.get(server.url("/v2/models/timer/versions/a")), 404, "Not Found"),
-        (
-            server.client.get(server.url("/v2/models/timer/versions/9")),
-            400,
-            "Request for unknown model: 'timer' version 9 is not found",
-        ),
-        (
-            server.client.post(server.url(INFER)).header("content-type", "image/gif").body("GIF89a"),
-            415,
-            "the Content-Type image/gif is not supported; send image/jpeg, image/png or image/webp",
-        ),
-        (
-            server.client.post(server.url(INFER)).header("content-type", "image/png").body("x"),
-            415,
-            "the model 'timer' has no preprocessing and takes no images",
-        ),
-        (
-            server.client.post(server.url(INFER)).header("content-encoding", "gzip").body("x"),
-            415,
-            "the Content-Encoding \"gzip\" is not supported; send the body as it is",
-        ),
-    ] {
-        let response = request.send().await.unwrap();
-        let url = response.url().clone();
-        assert_eq!(response.status().as_u16(), status, "{url}");
-        assert_eq!(response.headers()["content-type"], "application/json", "{url}");
-        assert_eq!(json_of(response).await, json!({"error": error}), "{url}");
-    }
+async fn images_in_base64_become_rows() {
+    let server = Server::timer(FAST, json!({"model": {"preprocessing": {"preset": "Clip"}}})).await;
+    let request = json!({"images": ["eA==", "data:image/png;base64,eQ=="], "parameters": {"timeout": 5_000_000}});
+    let response = server.post("/v1/embed").json(&request).send().await.unwrap();
+    assert_eq!(response.status(), 200);
+    assert!(response.headers()["server-timing"].to_str().unwrap().contains(r#"batch;desc="2""#));
+    let row = [0.0; 4];
+    let expected = json!({"model": "timer", "version": "1", "output": "output", "embeddings": [row, row]});
+    assert_eq!(json_of(response).await, expected);
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -16,6 +16,10 @@ use bytes::Bytes;
 use http_body_util::BodyExt as _;
 
 use super::error::ApiError;
+use crate::protocol::inflate::{Encoding, InflateError};
+
+/// Compressed bytes that inflate in a moment; more are for a thread of their own.
+pub const SMALL: usize = 16 * 1024;
 
 /// The bounds of one body.
 #[derive(Debug, Clone, Copy)]
@@ -37,15 +41,15 @@ pub struct BodyBudget {
 
 /// A body's share of the budget, given back when the body's memory is.
 #[derive(Debug)]
-struct Share {
+pub struct Share {
     budget: Arc<BodyBudget>,
     bytes: usize,
 }
 
 /// A body and its share; slices of it keep both.
 struct Held {
-    bytes: Vec<u8>,
-    _share: Share,
+    bytes: Bytes,
+    share: Share,
 }
 
 impl BodyLimits {
@@ -68,8 +72,13 @@ impl BodyBudget {
 }
 
 impl Share {
+    /// Nothing of the budget, for now.
+    pub fn new(budget: &Arc<BodyBudget>) -> Self {
+        Self { budget: Arc::clone(budget), bytes: 0 }
+    }
+
     /// Takes more of the budget, if there is more.
-    fn grow(&mut self, bytes: usize) -> bool {
+    pub fn grow(&mut self, bytes: usize) -> bool {
         let limit = self.budget.limit;
         let grown = self.budget.used.fetch_update(Ordering::AcqRel, Ordering::Acquire, |used| {
             used.checked_add(bytes).filter(|used| *used <= limit)
@@ -78,6 +87,13 @@ impl Share {
             self.bytes += bytes;
         }
         grown.is_ok()
+    }
+
+    /// Gives a part back.
+    pub fn shrink(&mut self, bytes: usize) {
+        let bytes = bytes.min(self.bytes);
+        self.bytes -= bytes;
+        self.budget.used.fetch_sub(bytes, Ordering::AcqRel);
     }
 }
 
@@ -93,40 +109,54 @@ impl AsRef<[u8]> for Held {
     }
 }
 
-/// Reads a body to its end.
+/// Reads a body to its end, and inflates it where it is compressed.
 ///
 /// # Errors
-/// 413 beyond the body's bytes, 429 beyond the budget, 408 beyond the time, 400 for a body that breaks off, 415 for a compressed one.
+/// 413 beyond the body's bytes, 429 beyond the budget, 408 beyond the time, 400 for a body that breaks off or can't be inflated,
+/// 415 for a compression that is not known.
 pub async fn read(
     headers: &HeaderMap,
     body: Body,
     budget: &Arc<BodyBudget>,
     limits: BodyLimits,
 ) -> Result<Bytes, ApiError> {
-    if let Some(encoding) = headers.get(header::CONTENT_ENCODING).filter(|encoding| *encoding != "identity") {
-        return Err(ApiError::new(
-            StatusCode::UNSUPPORTED_MEDIA_TYPE,
-            format!("the Content-Encoding {encoding:?} is not supported; send the body as it is"),
-        ));
-    }
+    let encoding = encoding(headers)?;
     let announced = headers.get(header::CONTENT_LENGTH).and_then(|length| length.to_str().ok()?.parse::<usize>().ok());
     if announced.is_some_and(|length| length > limits.bytes) {
         return Err(too_large(limits.bytes));
     }
     let timed_out = |_| ApiError::new(StatusCode::REQUEST_TIMEOUT, "the request's body did not arrive in time");
-    tokio::time::timeout(limits.total, collect(body, announced.unwrap_or(0), budget, limits))
-        .await
-        .map_err(timed_out)?
+    let held =
+        tokio::time::timeout(limits.total, collect(body, announced, budget, limits)).await.map_err(timed_out)??;
+    let held = match encoding {
+        None => held,
+        Some(encoding) => inflate(encoding, held, limits.bytes).await?,
+    };
+    Ok(Bytes::from_owner(held))
+}
+
+fn encoding(headers: &HeaderMap) -> Result<Option<Encoding>, ApiError> {
+    let Some(value) = headers.get(header::CONTENT_ENCODING).filter(|value| *value != "identity") else {
+        return Ok(None);
+    };
+    let known = value.to_str().ok().and_then(|name| Encoding::from_name(name.trim()));
+    known.map(Some).ok_or_else(|| {
+        ApiError::new(
+            StatusCode::UNSUPPORTED_MEDIA_TYPE,
+            format!("the Content-Encoding {value:?} is not supported; send gzip, deflate or the body as it is"),
+        )
+    })
 }
 
 async fn collect(
     mut body: Body,
-    announced: usize,
+    announced: Option<usize>,
     budget: &Arc<BodyBudget>,
     limits: BodyLimits,
-) -> Result<Bytes, ApiError> {
-    let mut share = Share { budget: Arc::clone(budget), bytes: 0 };
-    let mut bytes = Vec::with_capacity(announced);
+) -> Result<Held, ApiError> {
+    let mut share = Share::new(budget);
+    let mut first = Bytes::new();
+    let mut all = Vec::new();
     loop {
         let frame = tokio::time::timeout(limits.pause, body.frame())
             .await
@@ -134,15 +164,50 @@ async fn collect(
         let Some(frame) = frame else { break };
         let frame = frame.map_err(|error| ApiError::bad_request(format!("the request's body broke off: {error}")))?;
         let Ok(data) = frame.into_data() else { continue };
-        if bytes.len() + data.len() > limits.bytes {
+        if share.bytes + data.len() > limits.bytes {
             return Err(too_large(limits.bytes));
         }
         if !share.grow(data.len()) {
-            return Err(ApiError::new(StatusCode::TOO_MANY_REQUESTS, "the server holds its most bytes of requests"));
+            return Err(over_budget());
         }
-        bytes.extend_from_slice(&data);
+        // Most bodies come in one piece, which is kept as it is. Room for what is announced is taken once some of it is there.
+        if share.bytes == data.len() {
+            first = data;
+            continue;
+        }
+        if all.is_empty() {
+            all.reserve_exact(announced.unwrap_or(0).max(share.bytes));
+            all.extend_from_slice(&first);
+        }
+        all.extend_from_slice(&data);
     }
-    Ok(Bytes::from_owner(Held { bytes, _share: share }))
+    Ok(Held { bytes: if all.is_empty() { first } else { Bytes::from(all) }, share })
+}
+
+/// Inflates a small body here, and a larger one on a thread that may take its time.
+async fn inflate(encoding: Encoding, compressed: Held, limit: usize) -> Result<Held, ApiError> {
+    let is_small = compressed.bytes.len() <= SMALL;
+    let work = move || {
+        let mut share = Share::new(&compressed.share.budget);
+        let bytes = encoding.inflate(&compressed.bytes, limit, |bytes| share.grow(bytes))?;
+        Ok(Held { bytes: Bytes::from(bytes), share })
+    };
+    let result = if is_small {
+        work()
+    } else {
+        tokio::task::spawn_blocking(work).await.unwrap_or_else(|error| Err(InflateError::Corrupt(error.to_string())))
+    };
+    result.map_err(|error| match error {
+        InflateError::TooLarge(_) | InflateError::Bomb => {
+            ApiError::new(StatusCode::PAYLOAD_TOO_LARGE, error.to_string())
+        }
+        InflateError::Budget => over_budget(),
+        InflateError::Corrupt(_) => ApiError::bad_request(error.to_string()),
+    })
+}
+
+fn over_budget() -> ApiError {
+    ApiError::new(StatusCode::TOO_MANY_REQUESTS, "the server holds its most bytes of requests")
 }
 
 fn too_large(max_bytes: usize) -> ApiError {
@@ -203,10 +268,22 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_compressed_body_is_refused() {
-        let headers = HeaderMap::from_iter([(header::CONTENT_ENCODING, "gzip".parse().unwrap())]);
-        let error = read(&headers, Body::from("x"), &BodyBudget::new(10), BodyLimits::new(8)).await.unwrap_err();
-        assert_eq!(error.status, StatusCode::UNSUPPORTED_MEDIA_TYPE);
+    async fn a_compressed_body_is_inflated_and_counted() {
+        let budget = BodyBudget::new(1 << 20);
+        let compressed = async |encoding: &str, body: Vec<u8>, max_bytes: usize| {
+            let headers = HeaderMap::from_iter([(header::CONTENT_ENCODING, encoding.parse().unwrap())]);
+            let result = read(&headers, Body::from(body), &budget, BodyLimits::new(max_bytes)).await;
+            result.map_err(|error| error.status.as_u16())
+        };
+        let good = Encoding::Gzip.deflate(&vec![7; 100_000]).unwrap();
+        let inflated = compressed("gzip", good.clone(), 100_000).await.unwrap();
+        assert_eq!((inflated.len(), budget.used()), (100_000, 100_000));
+        drop(inflated);
+        assert_eq!(compressed("gzip", good.clone(), 99_999).await, Err(413));
+        assert_eq!(compressed("gzip", Encoding::Gzip.deflate(&vec![0; 2 << 20]).unwrap(), 4 << 20).await, Err(429));
+        assert_eq!(compressed("deflate", good.clone(), 100_000).await, Err(400));
+        assert_eq!(compressed("br", good, 100_000).await, Err(415));
+        assert_eq!(budget.used(), 0);
     }
 
     #[tokio::test]

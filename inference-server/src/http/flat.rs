@@ -162,7 +162,7 @@ fn mixed<E: de::Error>() -> E {
 }
 
 /// An image in a JSON string is base64, because its bytes are no text.
-fn decode_base64(text: &str) -> Result<Bytes, String> {
+pub(super) fn decode_base64(text: &str) -> Result<Bytes, String> {
     let encoded = text.split_once(";base64,").filter(|_| text.starts_with("data:")).map_or(text, |(_, rest)| rest);
     STANDARD
         .decode(encoded.trim())

@@ -10,6 +10,10 @@ use serde_json::{Map, Value};
 use super::{error::ApiError, flat::Flat};
 use crate::{
     engine::request::{NamedTensor, Payload, element_count},
+    protocol::{
+        binary,
+        parameters::{self, Wishes},
+    },
     tensor::{Data, DataType, Tensor},
 };
 
@@ -24,8 +28,8 @@ pub(super) struct InferRequest {
     pub(super) outputs: Vec<RequestedOutput>,
     /// Whether outputs without a choice of their own are binary.
     pub(super) binary_output: bool,
-    /// How long the request may wait.
-    pub(super) timeout_microseconds: Option<u64>,
+    /// How long the request may wait, and how urgent it is.
+    pub(super) wishes: Wishes,
 }
 
 /// One wanted output.
@@ -95,25 +99,27 @@ pub(super) fn parse(body: &Bytes, header_length: Option<usize>, takes_images: bo
         )));
     }
     let parameters = wire.parameters.unwrap_or_default();
-    if let Some(key) = parameters.keys().find(|key| key.starts_with("triton_")) {
-        return Err(ApiError::bad_request(format!("parameter keys starting with 'triton_' are reserved, got '{key}'")));
-    }
-    let timeout_microseconds = match parameters.get("timeout") {
-        None => None,
-        Some(value) => {
-            let timeout = value.as_u64().or_else(|| value.as_str().and_then(|text| text.parse().ok()));
-            Some(timeout.ok_or_else(|| {
-                ApiError::bad_request(format!("parameter 'timeout' must be a number of microseconds, got {value}"))
-            })?)
-        }
-    };
+    let wishes = parameters::read(parameters.iter().map(|(name, value)| (name.as_str(), neutral(value))))
+        .map_err(ApiError::bad_request)?;
     Ok(InferRequest {
         id: wire.id.unwrap_or_default(),
         payload: Payload::Tensors(inputs),
         outputs: wire.outputs.unwrap_or_default().into_iter().map(requested_output).collect::<Result<_, _>>()?,
         binary_output: flag(&parameters, "binary_data_output")?.unwrap_or(false),
-        timeout_microseconds: timeout_microseconds.filter(|timeout| *timeout > 0),
+        wishes,
     })
+}
+
+pub(super) fn neutral(value: &Value) -> parameters::Value<'_> {
+    match value {
+        Value::Bool(value) => parameters::Value::Bool(*value),
+        Value::String(text) => parameters::Value::Text(text),
+        Value::Number(number) => match number.as_i128() {
+            Some(whole) => parameters::Value::Int(whole),
+            None => parameters::Value::Double(number.as_f64().unwrap_or(f64::NAN)),
+        },
+        Value::Null | Value::Array(_) | Value::Object(_) => parameters::Value::Other,
+    }
 }
 
 /// A body that is one tensor or one image; its outputs are binary, as Triton's are.
@@ -123,7 +129,7 @@ fn raw(body: Bytes) -> InferRequest {
         payload: Payload::Raw(body),
         outputs: Vec::new(),
         binary_output: true,
-        timeout_microseconds: None,
+        wishes: Wishes::default(),
     }
 }
 
@@ -183,7 +189,7 @@ fn input_tensor(input: WireInput, blobs: &mut Bytes, takes_images: bool) -> Resu
                 let missing = size - blobs.len();
                 return Err(bad(format!("unexpected size for input '{name}', expecting {missing} additional bytes")));
             }
-            binary_data(blobs.split_to(size), data_type, count).map_err(&bad)?
+            binary::read(blobs.split_to(size), data_type, count).map_err(&bad)?
         }
         (None, Some(flat)) => {
             let data = flat.into_data(data_type, takes_images).map_err(&bad)?;
@@ -201,40 +207,10 @@ fn input_tensor(input: WireInput, blobs: &mut Bytes, takes_images: bool) -> Resu
     Ok(NamedTensor { name, tensor: Tensor { data_type, shape, data } })
 }
 
-/// A blob, checked against the shape; a BYTES blob is a sequence of lengths and contents.
-fn binary_data(blob: Bytes, data_type: DataType, count: usize) -> Result<Data, String> {
-    if let Some(size) = data_type.size() {
-        return match count.checked_mul(size) {
-            Some(wanted) if wanted == blob.len() => Ok(Data::Fixed(blob)),
-            _ => Err(format!(
-                "unexpected size: its {count} elements of {} are not {} bytes",
-                data_type.name(),
-                blob.len()
-            )),
-        };
-    }
-    let mut strings = Vec::new();
-    let mut rest = blob;
-    while !rest.is_empty() {
-        let Some(prefix) = rest.first_chunk::<4>().copied() else {
-            return Err("a BYTES element lacks its four bytes of length".to_owned());
-        };
-        let length = usize::try_from(u32::from_le_bytes(prefix)).unwrap_or(usize::MAX);
-        let _prefix = rest.split_to(4);
-        if length > rest.len() {
-            return Err(format!("a BYTES element of {length} bytes has only {} left", rest.len()));
-        }
-        strings.push(rest.split_to(length));
-    }
-    if strings.len() == count {
-        Ok(Data::Strings(strings))
-    } else {
-        Err(format!("unexpected number of string elements {}, expecting {count}", strings.len()))
-    }
-}
-
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
     use proptest::prelude::*;
     use serde_json::json;
 
@@ -251,21 +227,6 @@ mod tests {
     fn data(request: InferRequest) -> Data {
         let Payload::Tensors(mut tensors) = request.payload else { panic!("tensors") };
         tensors.remove(0).tensor.data
-    }
-
-    #[test]
-    fn binary_bytes_are_lengths_and_contents() {
-        let strings = data(binary("BYTES", &[2], 11, b"\x03\0\0\0abc\0\0\0\0").unwrap());
-        assert_eq!(strings, Data::Strings(vec![Bytes::from_static(b"abc"), Bytes::new()]));
-        for (shape, blob, part) in [
-            (1, &b"\x03\0\0"[..], "lacks its four bytes of length"),
-            (1, b"\x03\0\0\0ab", "of 3 bytes has only 2 left"),
-            (1, b"\xff\xff\xff\xff", "of 4294967295 bytes has only 0 left"),
-            (2, b"\x01\0\0\0a", "unexpected number of string elements 1, expecting 2"),
-        ] {
-            let error = binary("BYTES", &[shape], blob.len(), blob).unwrap_err();
-            assert!(error.contains(part), "{error:?} should say {part:?}");
-        }
     }
 
     #[test]
@@ -295,7 +256,8 @@ mod tests {
         let body = body.to_string().replace("true,0", "true,false");
         let request = parse(&Bytes::from(body), None, false).unwrap();
         assert!(request.binary_output);
-        assert_eq!((request.id.as_str(), request.timeout_microseconds), ("a", Some(250)));
+        let wishes = Wishes { timeout: Some(Duration::from_micros(250)), priority: 0 };
+        assert_eq!((request.id.as_str(), request.wishes), ("a", wishes));
         let output = |name: &str, binary| RequestedOutput { name: name.to_owned(), binary };
         assert_eq!(request.outputs, [output("y", Some(false)), output("z", None)]);
         assert_eq!(data(request), Data::Fixed(Bytes::from_static(&[1, 0])));

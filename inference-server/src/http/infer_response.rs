@@ -1,28 +1,24 @@
 //! From the engine's answer to a response: JSON, or a JSON header with binary tensors behind it.
 
-use axum::{
-    body::Body,
-    http::{HeaderName, HeaderValue, StatusCode, header},
-    response::Response,
-};
+use axum::http::HeaderName;
 use bytes::Bytes;
 use half::f16;
 use serde::{Serialize, Serializer, ser::SerializeStruct};
 
 use super::{
-    error::{ApiError, json_response},
+    error::ApiError,
     infer_request::{InferRequest, RequestedOutput},
+    reply::Reply,
 };
 use crate::{
     engine::{Answer, request::NamedTensor},
     model::Signature,
+    protocol::binary,
     tensor::{Data, DataType, Tensor, elements},
 };
 
 /// The header that says where the JSON ends and the binary tensors begin.
 pub(super) const HEADER_LENGTH: HeaderName = HeaderName::from_static("inference-header-content-length");
-/// Where a request's time went, for whoever looks at a single one.
-const SERVER_TIMING: HeaderName = HeaderName::from_static("server-timing");
 
 /// How the client wants its answer.
 #[derive(Debug)]
@@ -68,7 +64,7 @@ impl Form {
     }
 
     /// Writes the answer.
-    pub(super) fn respond(&self, answer: &Answer, model: &str, version: &str) -> Response {
+    pub(super) fn write(&self, answer: &Answer, model: &str, version: &str) -> Reply {
         let mut blobs: Vec<Bytes> = Vec::new();
         let outputs = self
             .outputs
@@ -76,7 +72,7 @@ impl Form {
             .filter_map(|(index, is_binary)| Some((answer.outputs.get(*index)?, *is_binary)))
             .map(|(output, is_binary)| {
                 let blob = is_binary.then(|| {
-                    let blob = blob(&output.tensor);
+                    let blob = binary::write(&output.tensor.data);
                     let size = blob.len();
                     blobs.push(blob);
                     size
@@ -85,50 +81,16 @@ impl Form {
             })
             .collect();
         let header = WireResponse { id: &self.id, model_name: model, model_version: version, outputs };
-        let mut response = if blobs.iter().all(Bytes::is_empty) {
-            json_response(StatusCode::OK, &header)
-        } else {
-            binary_response(&header, &blobs)
-        };
-        let timing = format!(
-            "queue;dur={:.3}, compute;dur={:.3}, batch;desc=\"{}\"",
-            answer.timing.queue.as_secs_f64() * 1e3,
-            answer.timing.compute.as_secs_f64() * 1e3,
-            answer.batch_rows
-        );
-        if let Ok(timing) = HeaderValue::from_str(&timing) {
-            response.headers_mut().insert(SERVER_TIMING, timing);
+        let blob_length: usize = blobs.iter().map(Bytes::len).sum();
+        let mut body = Vec::with_capacity(blob_length + 256);
+        if let Err(error) = serde_json::to_writer(&mut body, &header) {
+            tracing::error!(%error, "an answer can't be written");
         }
-        response
-    }
-}
-
-fn binary_response(header: &WireResponse<'_>, blobs: &[Bytes]) -> Response {
-    let mut body = serde_json::to_vec(header).unwrap_or_default();
-    let header_length = body.len();
-    body.reserve_exact(blobs.iter().map(Bytes::len).sum());
-    for blob in blobs {
-        body.extend_from_slice(blob);
-    }
-    let mut response = Response::new(Body::from(body));
-    let headers = response.headers_mut();
-    headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/octet-stream"));
-    headers.insert(HEADER_LENGTH, HeaderValue::from(header_length));
-    response
-}
-
-/// The tensor as the binary extension writes it.
-fn blob(tensor: &Tensor) -> Bytes {
-    match &tensor.data {
-        Data::Fixed(bytes) => bytes.clone(),
-        Data::Strings(strings) => {
-            let mut blob = Vec::with_capacity(strings.iter().map(|string| 4 + string.len()).sum());
-            for string in strings {
-                blob.extend_from_slice(&u32::try_from(string.len()).unwrap_or(u32::MAX).to_le_bytes());
-                blob.extend_from_slice(string);
-            }
-            Bytes::from(blob)
+        let header_length = (blob_length > 0).then_some(body.len());
+        for blob in blobs {
+            body.extend_from_slice(&blob);
         }
+        Reply { body: Bytes::from(body), header_length }
     }
 }
 
@@ -153,7 +115,7 @@ impl Serialize for WireOutput<'_> {
 }
 
 /// A tensor's elements as flat JSON; a number that JSON does not have is null.
-struct Values<'a>(&'a Tensor);
+pub(super) struct Values<'a>(pub(super) &'a Tensor);
 
 impl Serialize for Values<'_> {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {

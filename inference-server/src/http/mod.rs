@@ -4,45 +4,33 @@
 
 pub mod body;
 pub mod connections;
+mod control;
+mod embed;
 pub mod error;
 mod flat;
+mod infer;
 mod infer_request;
 mod infer_response;
 mod pages;
+mod reply;
 
-use std::{
-    sync::{
-        Arc,
-        atomic::{AtomicBool, Ordering},
-    },
-    time::{Duration, Instant},
+use std::sync::{
+    Arc,
+    atomic::{AtomicBool, Ordering},
 };
 
 use axum::{
     Router,
     body::Body,
-    extract::{Request, State},
-    http::{HeaderMap, HeaderValue, StatusCode, header},
+    extract::State,
+    http::{HeaderValue, StatusCode, header},
     response::{IntoResponse as _, Response},
     routing::{get, post},
 };
-use bytes::Bytes;
 use tokio::sync::Semaphore;
 
-use self::{
-    body::{BodyBudget, BodyLimits},
-    error::ApiError,
-    infer_request::InferRequest,
-    infer_response::Form,
-    pages::Target,
-};
-use crate::{
-    engine::{Call, Images},
-    repository::Repository,
-};
-
-/// JSON beyond this size takes milliseconds to parse.
-const LARGE_JSON: usize = 256 * 1024;
+use self::{body::BodyBudget, error::ApiError};
+use crate::repository::{ModelError, Repository};
 
 /// What the handlers share.
 pub struct App {
@@ -71,8 +59,21 @@ impl App {
         })
     }
 
-    fn is_ready(&self) -> bool {
+    /// Whether requests may be sent here.
+    pub fn is_ready(&self) -> bool {
         self.takes_requests() && self.repository.is_ready()
+    }
+
+    /// Whether requests for a model may be sent here.
+    ///
+    /// # Errors
+    /// When there is no such model.
+    pub fn is_model_ready(&self, name: &str, version: Option<&str>) -> Result<bool, ModelError> {
+        match self.repository.model(name, version) {
+            Ok(serving) => Ok(self.takes_requests() && serving.engine.is_alive()),
+            Err(ModelError::NotReady) => Ok(false),
+            Err(unknown) => Err(unknown),
+        }
     }
 
     fn takes_requests(&self) -> bool {
@@ -86,14 +87,29 @@ pub fn router(app: Arc<App>) -> Router {
         .route("/v2", get(pages::server))
         .route("/v2/health/live", get(pages::live))
         .route("/v2/health/ready", get(pages::ready))
-        .route("/v2/models/stats", get(pages::all_statistics));
+        .route("/v2/models/stats", get(pages::all_statistics))
+        .route("/v2/repository/index", post(control::index))
+        .route("/v2/repository/models/{model}/load", post(control::load))
+        .route("/v2/repository/models/{model}/unload", post(control::unload))
+        .route("/v2/trace/setting", get(pages::trace_settings).post(pages::trace_settings))
+        .route("/v2/logging", get(pages::log_settings).post(pages::log_settings))
+        .route("/v1/embed", post(embed::embed));
     for prefix in ["/v2/models/{model}", "/v2/models/{model}/versions/{version}"] {
         router = router
             .route(prefix, get(pages::metadata))
             .route(&format!("{prefix}/ready"), get(pages::model_ready))
             .route(&format!("{prefix}/config"), get(pages::config))
             .route(&format!("{prefix}/stats"), get(pages::statistics))
-            .route(&format!("{prefix}/infer"), post(infer));
+            .route(&format!("{prefix}/infer"), post(infer::infer))
+            .route(&format!("{prefix}/trace/setting"), get(pages::trace_settings).post(pages::trace_settings));
+    }
+    for memory in ["/v2/systemsharedmemory", "/v2/cudasharedmemory"] {
+        router = router
+            .route(&format!("{memory}/status"), get(pages::no_regions))
+            .route(&format!("{memory}/unregister"), post(pages::forget_region))
+            .route(&format!("{memory}/region/{{region}}/status"), get(pages::no_regions))
+            .route(&format!("{memory}/region/{{region}}/register"), post(pages::register_region))
+            .route(&format!("{memory}/region/{{region}}/unregister"), post(pages::forget_region));
     }
     with_errors(router).with_state(app)
 }
@@ -108,79 +124,6 @@ fn with_errors(router: Router<Arc<App>>) -> Router<Arc<App>> {
     router
         .fallback(async || ApiError::new(StatusCode::NOT_FOUND, "Not Found"))
         .method_not_allowed_fallback(async || ApiError::new(StatusCode::METHOD_NOT_ALLOWED, "Method Not Allowed"))
-}
-
-async fn infer(State(app): State<Arc<App>>, target: Target, request: Request) -> Result<Response, ApiError> {
-    let serving = target.serving()?;
-    serving.engine.begin()?;
-    let (parts, body) = request.into_parts();
-    let kind = BodyKind::of(&parts.headers)?;
-    let body = body::read(&parts.headers, body, &app.budget, BodyLimits::new(app.max_body_bytes)).await?;
-    let arrived = Instant::now();
-    let takes_images = !matches!(serving.engine.config().images, Images::Refused);
-    let request = match kind {
-        BodyKind::Image if takes_images => infer_request::image(body),
-        BodyKind::Image => {
-            let message = format!("the model '{}' has no preprocessing and takes no images", serving.name);
-            return Err(ApiError::new(StatusCode::UNSUPPORTED_MEDIA_TYPE, message));
-        }
-        BodyKind::Tensors { header_length } => parse(&app, body, header_length, takes_images).await?,
-    };
-    let form = Form::new(&request, &serving.name, serving.engine.signature())?;
-    let InferRequest { payload, timeout_microseconds, .. } = request;
-    let timeout = timeout_microseconds.map(Duration::from_micros);
-    let answer = serving.engine.infer(Call { payload, arrived, timeout, priority: 0 }).await?;
-    Ok(form.respond(&answer, &serving.name, &serving.version))
-}
-
-/// Parses a body: a small one here, a large JSON on a thread of its own, so that health probes are answered meanwhile.
-async fn parse(
-    app: &App,
-    body: Bytes,
-    header_length: Option<usize>,
-    takes_images: bool,
-) -> Result<InferRequest, ApiError> {
-    if header_length.unwrap_or(body.len()) <= LARGE_JSON {
-        return infer_request::parse(&body, header_length, takes_images);
-    }
-    let failed = |error: &dyn std::fmt::Display| {
-        ApiError::new(StatusCode::INTERNAL_SERVER_ERROR, format!("the request could not be read: {error}"))
-    };
-    let _place = app.large_json.acquire().await.map_err(|error| failed(&error))?;
-    tokio::task::spawn_blocking(move || infer_request::parse(&body, header_length, takes_images))
-        .await
-        .map_err(|error| failed(&error))?
-}
-
-/// What a body is, by its headers.
-enum BodyKind {
-    /// An image file.
-    Image,
-    /// JSON, with binary tensors behind it where there is a header length.
-    Tensors { header_length: Option<usize> },
-}
-
-impl BodyKind {
-    fn of(headers: &HeaderMap) -> Result<Self, ApiError> {
-        let content_type = headers.get(header::CONTENT_TYPE).and_then(|value| value.to_str().ok()).unwrap_or_default();
-        let media_type = content_type.split(';').next().unwrap_or_default().trim().to_ascii_lowercase();
-        match media_type.as_str() {
-            "image/jpeg" | "image/png" | "image/webp" => return Ok(Self::Image),
-            other if other.starts_with("image/") => {
-                let message =
-                    format!("the Content-Type {other} is not supported; send image/jpeg, image/png or image/webp");
-                return Err(ApiError::new(StatusCode::UNSUPPORTED_MEDIA_TYPE, message));
-            }
-            _ => {}
-        }
-        let Some(value) = headers.get(infer_response::HEADER_LENGTH) else {
-            return Ok(Self::Tensors { header_length: None });
-        };
-        let length = value.to_str().ok().and_then(|text| text.parse().ok()).ok_or_else(|| {
-            ApiError::bad_request(format!("Inference-Header-Content-Length must be a number of bytes, got {value:?}"))
-        })?;
-        Ok(Self::Tensors { header_length: Some(length) })
-    }
 }
 
 async fn metrics_page(State(app): State<Arc<App>>) -> Response {

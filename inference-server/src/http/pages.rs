@@ -1,12 +1,13 @@
 //! Everything that is read and not inferred: health, metadata, configuration and statistics.
 
-use std::{collections::HashMap, sync::Arc, time::Duration};
+use std::sync::Arc;
 
 use axum::{
-    extract::{FromRequestParts, Path, State},
+    extract::{FromRequestParts, RawPathParams, State},
     http::{StatusCode, request::Parts},
-    response::Response,
+    response::{IntoResponse as _, Response},
 };
+use prost::Message;
 use serde_json::{Value, json};
 
 use super::{
@@ -15,21 +16,21 @@ use super::{
 };
 use crate::{
     config::text,
-    metrics::Metrics,
-    model::TensorSpec,
-    repository::{ModelError, Serving},
+    protocol::{self, json},
+    repository::Serving,
+    wire::inference::ModelStatisticsResponse,
 };
 
-/// The model that a path names; extracting it is the check that it is one of the server's.
+/// The model that a path names.
 pub(super) struct Target {
-    model: String,
-    serving: Option<Arc<Serving>>,
+    pub(super) model: String,
+    pub(super) version: Option<String>,
 }
 
 impl Target {
-    /// The model, when it is ready.
-    pub(super) fn serving(self) -> Result<Arc<Serving>, ApiError> {
-        self.serving.ok_or_else(ApiError::not_ready)
+    /// The model, when it is there and ready.
+    pub(super) fn serving(&self, app: &App) -> Result<Arc<Serving>, ApiError> {
+        Ok(app.repository.model(&self.model, self.version.as_deref())?)
     }
 }
 
@@ -37,29 +38,29 @@ impl FromRequestParts<Arc<App>> for Target {
     type Rejection = ApiError;
 
     async fn from_request_parts(parts: &mut Parts, app: &Arc<App>) -> Result<Self, ApiError> {
-        let Path(mut path) = Path::<HashMap<String, String>>::from_request_parts(parts, app)
+        let path = RawPathParams::from_request_parts(parts, app)
             .await
             .map_err(|error| ApiError::bad_request(error.body_text()))?;
-        let model = path.remove("model").unwrap_or_default();
-        let version = path.get("version").map(String::as_str);
-        if version.is_some_and(|version| version.is_empty() || !version.bytes().all(|byte| byte.is_ascii_digit())) {
+        let find = |wanted: &str| path.iter().find(|(name, _)| *name == wanted).map(|(_, value)| value.to_owned());
+        let version = find("version");
+        if version.as_ref().is_some_and(|version| !version.bytes().all(|byte| byte.is_ascii_digit())) {
             return Err(ApiError::new(StatusCode::NOT_FOUND, "Not Found"));
         }
-        let serving = match app.repository.model(&model, version) {
-            Ok(serving) => Some(serving),
-            Err(ModelError::NotReady) => None,
-            Err(unknown) => return Err(ApiError::bad_request(unknown.to_string())),
-        };
-        Ok(Self { model, serving })
+        Ok(Self { model: find("model").unwrap_or_default(), version })
     }
 }
 
-pub(super) async fn server() -> Response {
-    let extensions = ["binary_tensor_data", "model_configuration", "parameters", "statistics"];
-    json_response(
-        StatusCode::OK,
-        &json!({"name": "flotilla-server", "version": env!("CARGO_PKG_VERSION"), "extensions": extensions}),
-    )
+/// A message as the answer.
+pub(super) fn message(name: &str, message: &impl Message) -> Response {
+    match json::of(name, message) {
+        Ok(json) => json_response(StatusCode::OK, &json),
+        Err(error) => ApiError::new(StatusCode::INTERNAL_SERVER_ERROR, format!("the answer can't be written: {error}"))
+            .into_response(),
+    }
+}
+
+pub(super) async fn server(State(app): State<Arc<App>>) -> Response {
+    message("ServerMetadataResponse", &protocol::server_metadata(&app.repository))
 }
 
 pub(super) async fn live(State(app): State<Arc<App>>) -> Response {
@@ -72,89 +73,56 @@ pub(super) async fn ready(State(app): State<Arc<App>>) -> Response {
     health(is_ready, &json!({"ready": is_ready}))
 }
 
-pub(super) async fn model_ready(State(app): State<Arc<App>>, target: Target) -> Response {
-    let is_ready = app.takes_requests() && target.serving.is_some_and(|serving| serving.engine.is_alive());
-    health(is_ready, &json!({"name": target.model, "ready": is_ready}))
+pub(super) async fn model_ready(State(app): State<Arc<App>>, target: Target) -> Result<Response, ApiError> {
+    let is_ready = app.is_model_ready(&target.model, target.version.as_deref())?;
+    Ok(health(is_ready, &json!({"name": target.model, "ready": is_ready})))
 }
 
 fn health(is_good: bool, body: &Value) -> Response {
     json_response(if is_good { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE }, body)
 }
 
-pub(super) async fn metadata(target: Target) -> Result<Response, ApiError> {
-    let serving = target.serving()?;
-    let signature = serving.engine.signature();
-    let tensors = |specs: &[TensorSpec]| -> Vec<Value> {
-        specs
-            .iter()
-            .map(|spec| json!({"name": spec.name, "datatype": spec.data_type.name(), "shape": spec.wire_shape()}))
-            .collect()
-    };
-    Ok(json_response(
-        StatusCode::OK,
-        &json!({
-            "name": serving.name,
-            "versions": [serving.version],
-            "platform": signature.platform,
-            "inputs": tensors(&signature.inputs),
-            "outputs": tensors(&signature.outputs),
-        }),
-    ))
+pub(super) async fn metadata(State(app): State<Arc<App>>, target: Target) -> Result<Response, ApiError> {
+    Ok(message("ModelMetadataResponse", &protocol::model_metadata(&*target.serving(&app)?)))
 }
 
-/// The model's configuration with everything filled in.
-pub(super) async fn config(target: Target) -> Result<Response, ApiError> {
-    let config = text::to_json(&target.serving()?.config)
+pub(super) async fn config(State(app): State<Arc<App>>, target: Target) -> Result<Response, ApiError> {
+    let config = text::to_json(&target.serving(&app)?.config)
         .map_err(|error| ApiError::new(StatusCode::INTERNAL_SERVER_ERROR, error.to_string()))?;
     Ok(json_response(StatusCode::OK, &config))
 }
 
-pub(super) async fn statistics(target: Target) -> Result<Response, ApiError> {
-    let statistics = statistics_of(&*target.serving()?);
-    Ok(json_response(StatusCode::OK, &json!({"model_stats": [statistics]})))
+pub(super) async fn statistics(State(app): State<Arc<App>>, target: Target) -> Result<Response, ApiError> {
+    Ok(statistics_of(&[target.serving(&app)?]))
 }
 
 pub(super) async fn all_statistics(State(app): State<Arc<App>>) -> Response {
-    let statistics: Vec<Value> = app.repository.servings().iter().map(|serving| statistics_of(serving)).collect();
-    json_response(StatusCode::OK, &json!({"model_stats": statistics}))
+    statistics_of(&app.repository.servings())
 }
 
-/// Triton's statistics; its clients read every one of these numbers.
-fn statistics_of(serving: &Serving) -> Value {
-    let metrics: &Metrics = serving.engine.metrics();
-    let success = metrics.request_success.get();
-    let micros = |sum: u64| json!({"count": success, "ns": sum.saturating_mul(1000)});
-    let none = json!({"count": 0, "ns": 0});
-    let batches: Vec<Value> = metrics
-        .batches()
-        .into_iter()
-        .map(|(batch_size, times)| {
-            let part = |time: Duration| json!({"count": times.count, "ns": u64::try_from(time.as_nanos()).unwrap_or(u64::MAX)});
-            json!({
-                "batch_size": batch_size,
-                "compute_input": part(times.input),
-                "compute_infer": part(times.infer),
-                "compute_output": part(times.output),
-            })
-        })
-        .collect();
-    json!({
-        "name": serving.name,
-        "version": serving.version,
-        "last_inference": 0,
-        "inference_count": metrics.inference_count.get(),
-        "execution_count": metrics.exec_count.get(),
-        "inference_stats": {
-            "success": micros(metrics.request_duration_us.get()),
-            "fail": {"count": metrics.failures(), "ns": 0},
-            "queue": micros(metrics.queue_duration_us.get()),
-            "compute_input": micros(metrics.compute_input_duration_us.get()),
-            "compute_infer": micros(metrics.compute_infer_duration_us.get()),
-            "compute_output": micros(metrics.compute_output_duration_us.get()),
-            "cache_hit": none,
-            "cache_miss": none,
-        },
-        "response_stats": {},
-        "batch_stats": batches,
-    })
+fn statistics_of(servings: &[Arc<Serving>]) -> Response {
+    let model_stats = servings.iter().map(|serving| protocol::statistics(serving)).collect();
+    message("ModelStatisticsResponse", &ModelStatisticsResponse { model_stats })
+}
+
+/// There are no regions of shared memory.
+pub(super) async fn no_regions() -> Response {
+    json_response(StatusCode::OK, &json!([]))
+}
+
+/// So there is nothing to forget, which is what clients want who tidy up before they begin.
+pub(super) async fn forget_region() -> StatusCode {
+    StatusCode::OK
+}
+
+pub(super) async fn register_region() -> ApiError {
+    ApiError::unsupported("shared memory is not supported; send the data in the body")
+}
+
+pub(super) async fn trace_settings() -> ApiError {
+    ApiError::unsupported(protocol::NO_TRACE_SETTINGS)
+}
+
+pub(super) async fn log_settings() -> ApiError {
+    ApiError::unsupported(protocol::NO_LOG_SETTINGS)
 }

@@ -3,6 +3,8 @@
 #![allow(dead_code, reason = "each test binary uses its part")]
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "helpers of tests fail their test")]
 
+pub mod grpc;
+
 use std::{
     env,
     net::SocketAddr,
@@ -26,6 +28,7 @@ pub const LIMIT: Duration = Duration::from_secs(30);
 /// A running server.
 pub struct Server {
     pub http: SocketAddr,
+    pub grpc: SocketAddr,
     pub metrics: SocketAddr,
     pub client: Client,
     stop: Option<oneshot::Sender<()>>,
@@ -86,12 +89,14 @@ impl Server {
         settings.check().unwrap();
         let listeners = Listeners {
             http: TcpListener::bind(("127.0.0.1", 0)).await.unwrap(),
+            grpc: TcpListener::bind(("127.0.0.1", 0)).await.unwrap(),
             metrics: TcpListener::bind(("127.0.0.1", 0)).await.unwrap(),
         };
-        let (http, metrics) = (listeners.http.local_addr().unwrap(), listeners.metrics.local_addr().unwrap());
+        let [http, grpc, metrics] =
+            [&listeners.http, &listeners.grpc, &listeners.metrics].map(|listener| listener.local_addr().unwrap());
         let (stop, stopped) = oneshot::channel::<()>();
         let task = tokio::spawn(run(settings, library, listeners, async { drop(stopped.await) }));
-        Self { http, metrics, client: client(), stop: Some(stop), task, _folder: folder }
+        Self { http, grpc, metrics, client: client(), stop: Some(stop), task, _folder: folder }
     }
 
     pub fn url(&self, path: &str) -> String {
