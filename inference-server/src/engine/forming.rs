@@ -427,3 +427,75 @@ impl Batch {
         Some(whole.collect())
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{model::TensorSpec, tensor::Tensor};
+
+    fn layout(buckets: &[usize], width: Option<usize>) -> Layout {
+        let spec = TensorSpec { name: "x".to_owned(), data_type: DataType::Uint8, dims: vec![None, width] };
+        let signature = Signature { inputs: vec![spec], outputs: vec![], platform: "test" };
+        let buckets = buckets.to_vec();
+        Layout { signature: Arc::new(signature), is_batched: true, blank: vec![vec![1, 2]], max_rows: 8, buckets }
+    }
+
+    fn portion(rows: usize, width: usize, byte: u8) -> Portion<Item> {
+        let data = Data::Fixed(Bytes::from(vec![byte; rows * width]));
+        let tensor = Tensor { data_type: DataType::Uint8, shape: vec![rows, width], data };
+        let now = Instant::now();
+        let ticket = Ticket::new(0, [now; 2], 0, (Content::Tensors(vec![tensor]), rows), 1);
+        Portion { item: Item { ticket: Arc::new(ticket), pixels: None, ready: now }, first: 0, rows }
+    }
+
+    #[test]
+    fn rows_that_nobody_wants_leave_no_gap_and_padding_is_zero() {
+        let layout = layout(&[2, 6, 8], Some(2));
+        let mut memory = None;
+        // Twice, the second time in the memory of the first, which the padding must not show.
+        for round in 0..2 {
+            let portions = [portion(1, 2, 11), portion(2, 2, 22), portion(1, 2, 33), portion(3, 2, 44)];
+            let mut forming = Forming::new(&layout, &portions[0].item, memory.take());
+            let mut writings: Vec<Writing> = portions.into_iter().map(|portion| forming.reserve(portion)).collect();
+            assert_eq!((forming.rows(), forming.room(), forming.state()), (7, 1, (false, false)));
+            // Whoever is first is not the first to be done.
+            writings.rotate_left(2);
+            for mut writing in writings {
+                writing.write();
+                assert_eq!(forming.commit(writing), None);
+            }
+            assert!(forming.state().1);
+            let wanted = if round == 0 { [true; 4] } else { [true, false, true, false] };
+            let batch = forming.finish(&layout, &wanted);
+            let expected: (usize, &[u8]) = if round == 0 {
+                (7, &[11, 11, 22, 22, 22, 22, 33, 33, 44, 44, 44, 44, 44, 44, 0, 0])
+            } else {
+                (2, &[11, 11, 33, 33])
+            };
+            assert_eq!((batch.rows, batch.inputs[0].bytes()), expected);
+            assert_eq!(batch.inputs[0].shape, [expected.1.len() / 2, 2]);
+            memory = batch.into_memory();
+            assert_eq!(memory.as_ref().unwrap()[0].len(), 16, "all of it is there again");
+        }
+    }
+
+    #[test]
+    fn rows_of_another_shape_need_another_batch() {
+        let layout = layout(&[], None);
+        let forming = Forming::new(&layout, &portion(1, 2, 1).item, None);
+        assert!(forming.accepts(&layout, &portion(3, 2, 1).item));
+        assert!(!forming.accepts(&layout, &portion(1, 3, 1).item));
+    }
+
+    #[test]
+    fn huge_rows_make_small_batches() {
+        let layout = layout(&[], None);
+        for (width, expected) in [(2, 8), (MAX_OPEN_BYTES / 4, 4), (MAX_OPEN_BYTES / 2 + 1, 1)] {
+            let now = Instant::now();
+            let shape = vec![1, width];
+            let tensor = Tensor { data_type: DataType::Uint8, shape, data: Data::Fixed(Bytes::new()) };
+            let ticket = Arc::new(Ticket::new(0, [now; 2], 0, (Content::Tensors(vec![tensor]), 1), 1));
+            assert_eq!(layout.capacity(&Item { ticket, pixels: None, ready: now }), expected, "{width}");
+        }
+    }
+}

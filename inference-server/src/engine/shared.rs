@@ -27,6 +27,8 @@ const SMALL_COPY: usize = 4 << 10;
 const LARGE_COPY: usize = 4 << 20;
 /// Less than this is left for the device's thread to copy: waking another thread for it takes as long.
 const WORTH_A_THREAD: usize = 64 << 10;
+/// Nobody who finds the queue full is told to come back sooner.
+const SOONEST_RETRY: Duration = Duration::from_millis(100);
 /// How often the clock looks for executions that hang.
 const HEARTBEAT: Duration = Duration::from_secs(1);
 
@@ -166,7 +168,7 @@ impl Shared {
         }
         let (requests, rows) = floor.state.load();
         if requests >= self.limits.requests || (rows > 0 && rows + content.1 > self.limits.rows) {
-            return Err(InferError::QueueFull { retry_after: floor.state.longest_wait(now) });
+            return Err(InferError::QueueFull { retry_after: floor.state.longest_wait(now).max(SOONEST_RETRY) });
         }
         let has_images = matches!(content.0, Content::Images(_));
         // The exact wait is a walk through the queue; the longest shows that it is seldom needed.
