@@ -124,13 +124,14 @@ fn turn<F: Future<Output = ()> + Send + 'static>(
     });
 }
 
-/// The processor time of this process so far.
+/// The processor time of this process's threads so far, to the nanosecond.
 fn cpu() -> Duration {
-    let stat = fs::read_to_string("/proc/self/stat").unwrap_or_default();
-    let fields: Vec<u64> =
-        stat.rsplit(')').next().unwrap_or_default().split_whitespace().filter_map(|field| field.parse().ok()).collect();
-    // User and system time in hundredths of a second; the first field, the state, is no number.
-    Duration::from_millis(10 * fields.get(10..12).map_or(0, |times| times.iter().sum()))
+    let threads = fs::read_dir("/proc/self/task").into_iter().flatten().flatten();
+    let nanoseconds = threads.filter_map(|thread| {
+        let statistics = fs::read_to_string(thread.path().join("schedstat")).ok()?;
+        statistics.split_whitespace().next()?.parse::<u64>().ok()
+    });
+    Duration::from_nanos(nanoseconds.sum())
 }
 
 fn ratios(_: &mut Criterion) {
