@@ -1,6 +1,6 @@
 //! The binary: arguments in, exit code and termination message out.
 
-use std::{io, process::ExitCode};
+use std::{io, process::ExitCode, thread};
 
 use clap::Parser as _;
 use flotilla_server::{
@@ -8,10 +8,27 @@ use flotilla_server::{
     failure::{Failure, Reason},
     lifecycle::{Listeners, run},
 };
-use tokio::signal::unix::{Signal, SignalKind, signal};
+use tokio::{
+    runtime::Builder,
+    signal::unix::{Signal, SignalKind, signal},
+};
 
-#[tokio::main]
-async fn main() -> ExitCode {
+/// One of so many cores is for the network. Requests that are handed from thread to thread cost more than they gain: with two
+/// network threads on two cores, one costs half as much again.
+const CORES_PER_NETWORK_THREAD: usize = 4;
+
+fn main() -> ExitCode {
+    let threads = thread::available_parallelism().map_or(1, usize::from) / CORES_PER_NETWORK_THREAD;
+    match Builder::new_multi_thread().worker_threads(threads.max(1)).enable_all().build() {
+        Ok(runtime) => runtime.block_on(start()),
+        Err(error) => {
+            eprintln!("the system gives no threads: {error}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+async fn start() -> ExitCode {
     // Before anything else: a signal that arrives while the model loads must not kill the process.
     let signals = signal(SignalKind::terminate()).and_then(|term| Ok((term, signal(SignalKind::interrupt())?)));
     let arguments = Arguments::parse();
