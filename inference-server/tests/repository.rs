@@ -82,6 +82,7 @@ async fn every_model_has_its_own_engine_and_metrics() {
     }
     assert!(server.metric(r#"nv_inference_request_summary_us{model="a",version="1",quantile="0.5"}"#).await >= 1000.0);
     assert!(server.metric("nv_cpu_memory_total_bytes").await > 0.0);
+    assert_eq!(server.get_json("/v2/models/b").await["versions"], json!(["2", "3"]));
     let stats = server.get_json("/v2/models/stats").await;
     assert_eq!(stats["model_stats"].as_array().unwrap().len(), 3);
 }
@@ -92,14 +93,54 @@ async fn one_bad_model_does_not_end_the_others_and_the_server_is_not_ready() {
         repository(&[("bad", &[1], "sequence_batching {}"), ("good", &[1], ""), ("worse", &[1], "max_batch_sise: 4")]);
     let server = start(folder, json!({})).await;
     eventually("the good model is ready", async || status(&server, "/v2/models/good/ready").await == 200).await;
-    eventually("the last model has failed", async || {
-        !server.page().await.contains("model=\"worse\"") && status(&server, "/v2/models/worse/ready").await == 503
-    })
-    .await;
+    eventually("the last model has failed", async || index(&server).await[2]["state"] == "UNAVAILABLE").await;
+    let index = index(&server).await;
+    for (entry, name, state, part) in [
+        (&index[0], "bad", "UNAVAILABLE", "sequence_batching is not supported"),
+        (&index[1], "good", "READY", ""),
+        (&index[2], "worse", "UNAVAILABLE", "max_batch_sise"),
+    ] {
+        assert_eq!((&entry["name"], &entry["state"]), (&json!(name), &json!(state)));
+        assert!(entry["reason"].as_str().unwrap_or_default().contains(part), "{entry}");
+    }
     assert_eq!(status(&server, "/v2/health/live").await, 200);
     assert_eq!(status(&server, "/v2/health/ready").await, 503);
     assert_eq!(server.infer("good", &rows(1)).await.0, 200);
     assert_eq!(server.infer("bad", &rows(1)).await.0, 503);
+}
+
+/// Sends an order to the repository; its status and its error.
+async fn order(server: &Server, path: &str, body: &Value) -> (u16, String) {
+    let response = server.post(&format!("/v2/repository/models/{path}")).json(body).send().await.unwrap();
+    (response.status().as_u16(), response.text().await.unwrap())
+}
+
+async fn index(server: &Server) -> Value {
+    json_of(server.post("/v2/repository/index").send().await.unwrap()).await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn clients_load_and_unload_under_explicit_control() {
+    let folder = repository(&[("a", &[1], ""), ("b", &[1], "max_batch_size: 4")]);
+    let server = start(folder, json!({"modelControlMode": "Explicit", "batching": {"maxBatchSize": null}})).await;
+    server.await_ready().await;
+    assert_eq!(server.infer("b", &rows(1)).await.0, 400, "nobody has loaded it");
+    assert_eq!(order(&server, "b/load", &json!({})).await.0, 200);
+    assert_eq!(server.infer("b", &rows(4)).await.0, 200);
+    let config = json!({"parameters": {"config": "{\"max_batch_size\": 2}"}});
+    assert_eq!(order(&server, "b/load", &config).await.0, 200);
+    assert_eq!(server.get_json("/v2/models/b/config").await["max_batch_size"], 2);
+    let bad = json!({"parameters": {"config": "{\"ensemble_scheduling\": {}}"}});
+    let (code, error) = order(&server, "b/load", &bad).await;
+    assert!(code == 400 && error.contains("ensemble_scheduling is not supported"), "{code} {error}");
+    assert_eq!(server.infer("b", &rows(1)).await.0, 200, "the older one answers");
+    assert_eq!(order(&server, "b/unload", &json!({})).await.0, 200);
+    assert_eq!(server.infer("b", &rows(1)).await.0, 503);
+    let index = index(&server).await;
+    assert_eq!((&index[0]["name"], &index[0]["state"]), (&json!("a"), &json!("UNAVAILABLE")));
+    assert_eq!((&index[1]["name"], &index[1]["reason"]), (&json!("b"), &json!("unloaded")));
+    assert_eq!(order(&server, "none/load", &json!({})).await.0, 400);
+    assert_eq!(status(&server, "/v2/health/ready").await, 200);
 }
 
 #[tokio::test(flavor = "multi_thread")]

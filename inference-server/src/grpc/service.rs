@@ -56,7 +56,10 @@ impl GrpcInferenceService for Inference {
         request: Request<wire::ModelMetadataRequest>,
     ) -> Answer<wire::ModelMetadataResponse> {
         let wire::ModelMetadataRequest { name, version } = request.into_inner();
-        Ok(Response::new(protocol::model_metadata(&*find(&self.app.repository, &name, &version)?)))
+        Ok(Response::new(protocol::model_metadata(
+            &self.app.repository,
+            &*find(&self.app.repository, &name, &version)?,
+        )))
     }
 
     async fn model_infer(&self, mut request: Request<wire::ModelInferRequest>) -> Answer<wire::ModelInferResponse> {

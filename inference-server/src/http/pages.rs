@@ -83,7 +83,7 @@ fn health(is_good: bool, body: &Value) -> Response {
 }
 
 pub(super) async fn metadata(State(app): State<Arc<App>>, target: Target) -> Result<Response, ApiError> {
-    Ok(message("ModelMetadataResponse", &protocol::model_metadata(&*target.serving(&app)?)))
+    Ok(message("ModelMetadataResponse", &protocol::model_metadata(&app.repository, &*target.serving(&app)?)))
 }
 
 pub(super) async fn config(State(app): State<Arc<App>>, target: Target) -> Result<Response, ApiError> {

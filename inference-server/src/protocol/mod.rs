@@ -76,7 +76,7 @@ pub fn server_metadata(repository: &Repository) -> ServerMetadataResponse {
 }
 
 /// What a model takes and gives, with the batch dimension.
-pub fn model_metadata(serving: &Serving) -> ModelMetadataResponse {
+pub fn model_metadata(repository: &Repository, serving: &Serving) -> ModelMetadataResponse {
     let signature = serving.engine.signature();
     let tensors = |specs: &[TensorSpec]| {
         let tensor = |spec: &TensorSpec| TensorMetadata {
@@ -88,7 +88,7 @@ pub fn model_metadata(serving: &Serving) -> ModelMetadataResponse {
     };
     ModelMetadataResponse {
         name: serving.name.clone(),
-        versions: vec![serving.version.clone()],
+        versions: repository.versions(&serving.name),
         platform: signature.platform.to_owned(),
         inputs: tensors(&signature.inputs),
         outputs: tensors(&signature.outputs),

@@ -153,6 +153,11 @@ impl Repository {
         self.read().index(&names)
     }
 
+    /// The versions of a model that are ready, oldest first.
+    pub fn versions(&self, name: &str) -> Vec<String> {
+        self.read().versions(name)
+    }
+
     /// All models that are ready.
     pub fn servings(&self) -> Vec<Arc<Serving>> {
         self.read().servings().cloned().collect()
@@ -210,6 +215,10 @@ impl Repository {
             }
         }
         self.turns.add_permits(1);
+        if first_failure.is_none() {
+            let seconds = self.started.elapsed().unwrap_or_default().as_secs_f64();
+            tracing::info!(models = count, seconds, "all models are ready");
+        }
         match first_failure {
             Some((_, failure)) if count == 1 => Err(failure),
             Some((name, failure)) if self.read().servings().next().is_none() => Err(Failure {

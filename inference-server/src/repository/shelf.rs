@@ -89,6 +89,12 @@ impl Shelf {
             .ok_or_else(|| ModelError::UnknownVersion(name.to_owned(), version.to_owned()))
     }
 
+    /// The versions of a model that answer, oldest first.
+    pub(super) fn versions(&self, name: &str) -> Vec<String> {
+        let servings = self.models.get(name).into_iter().flat_map(|model| model.servings.values());
+        servings.map(|serving| serving.version.clone()).collect()
+    }
+
     /// All models that answer.
     pub(super) fn servings(&self) -> impl Iterator<Item = &Arc<Serving>> {
         self.models.values().flat_map(|model| model.servings.values())
