@@ -11,7 +11,7 @@ step = @printf '\n=== %s\n' "$(1)"; started=$$SECONDS; $(2); printf '=== %s: %d 
 # One set of features for all of the workspace, or dependencies would be compiled once for each package that is named.
 SERVER_TESTS = $(patsubst inference-server/tests/%.rs,--test %,$(wildcard inference-server/tests/*.rs))
 
-.PHONY: help demo test lint unit python charts e2e e2e-full bench bench-scale generate up down
+.PHONY: help demo test lint unit python charts e2e e2e-full bench bench-scale bench-sweep generate up down
 help: ## What there is
 	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | column -t -s "$$(printf '\t')"
 
@@ -60,6 +60,11 @@ bench-scale: ## 1,000 services against kube-apiserver and etcd alone
 	@kind/tools --api-server
 	@cargo build --quiet --release --bin flotilla-operator
 	@cargo run --quiet --release -p flotilla-e2e --bin scale_bench
+
+# TRACES="a.csv b.csv" adds recorded loads to the generated ones.
+bench-sweep: ## Each peer's best target on every load in the simulator: sweep.md and sweep.csv in $(FLOTILLA_CACHE)
+	@cargo run --quiet --release --bin flotilla -- sweep $(foreach trace,$(TRACES),--trace $(trace)) \
+	  --markdown "$$FLOTILLA_CACHE/sweep.md" --csv "$$FLOTILLA_CACHE/sweep.csv"
 
 generate: ## CRDs and their copy in the chart
 	@cargo run --quiet --bin crdgen > crds/inferenceservices.flotilla.dev.yaml.new

@@ -25,6 +25,10 @@ pub enum Reason {
     AtMinimum,
     /// More images arrive than the replicas can take within the target: more are ordered.
     DemandAboveCapacity,
+    /// By the time that a replica answers, more will arrive than the replicas can take: more are ordered.
+    DemandRising,
+    /// One replica is far slower than the others of its kind: another is ordered in its place.
+    SlowReplica,
     /// A queue has built up that the replicas would not work off in time: more are ordered.
     Backlog,
     /// The queue grows faster than any model explains: more are ordered at once.
@@ -47,6 +51,10 @@ pub enum Reason {
     PartialMetrics,
     /// Held: fewer would do, but not for the whole window yet.
     ScaleDownWindow,
+    /// Held: fewer would do for now, but the demand came back soon after the last decrease.
+    RecurringPeaks,
+    /// Held: requests wait longer than the target, and would with any number of replicas.
+    TargetBelowBatchFloor,
     /// Held: fewer would do, but a rollout is under way.
     RollingOut,
     /// Held: the queue grows, and replicas that will take it are starting or have just started.
@@ -66,6 +74,10 @@ pub enum Reason {
 pub struct Inputs {
     /// Images arriving per second at all replicas together, smoothed briefly.
     pub arrivals_per_second: Option<f64>,
+    /// Images per second by the time that a replica ordered now answers.
+    pub expected_per_second: Option<f64>,
+    /// Images per second that the demand rises by in each second; 0 where it doesn't, or not beyond chance.
+    pub trend_per_second: f64,
     /// Images per second that one replica takes within the target.
     pub capacity_per_replica: Option<f64>,
     /// Where the capacity comes from.
@@ -86,6 +98,17 @@ pub struct Inputs {
     pub measured: u32,
     /// How many starting replicas count as capacity that is on its way.
     pub starting: u32,
+    /// How many of the measured ones are far slower than the others of their kind.
+    pub slow: u32,
+    /// How long requests wait for each second of execution, at the median replica; more than a half where batches are
+    /// full.
+    pub wait_to_execution: Option<f64>,
+    /// What the demand and its trend ask for.
+    pub wanted_for_demand: Option<u32>,
+    /// What works the queue off in time.
+    pub wanted_for_backlog: Option<u32>,
+    /// For how long a peak is remembered.
+    pub remembered: Duration,
     /// What the measurements ask for, before bounds, windows and limits; absent when they don't say.
     pub wanted: Option<u32>,
 }
@@ -97,6 +120,8 @@ impl Reason {
             Self::OnTarget => "OnTarget",
             Self::AtMinimum => "AtMinimum",
             Self::DemandAboveCapacity => "DemandAboveCapacity",
+            Self::DemandRising => "DemandRising",
+            Self::SlowReplica => "SlowReplica",
             Self::Backlog => "Backlog",
             Self::QueueGrowing => "QueueGrowing",
             Self::DemandBelowCapacity => "DemandBelowCapacity",
@@ -108,6 +133,8 @@ impl Reason {
             Self::StaleMetrics => "StaleMetrics",
             Self::PartialMetrics => "PartialMetrics",
             Self::ScaleDownWindow => "ScaleDownWindow",
+            Self::RecurringPeaks => "RecurringPeaks",
+            Self::TargetBelowBatchFloor => "TargetBelowBatchFloor",
             Self::RollingOut => "RollingOut",
             Self::StartingCapacity => "StartingCapacity",
             Self::CapacityUnavailable => "CapacityUnavailable",
@@ -123,6 +150,10 @@ impl Reason {
             Self::OnTarget => "the demand fits the replicas that there are",
             Self::AtMinimum => "the demand fits minReplicas",
             Self::DemandAboveCapacity => "more images arrive than the replicas take within the target",
+            Self::DemandRising => {
+                "the demand rises, and by the time that a replica answers it will be more than the replicas take"
+            }
+            Self::SlowReplica => "one replica is far slower than the others of its kind; look at its pod and its node",
             Self::Backlog => "a queue has built up that the replicas would not work off in time",
             Self::QueueGrowing => "the queue grows",
             Self::DemandBelowCapacity => "the demand fitted fewer replicas for the whole stabilization window",
@@ -138,6 +169,13 @@ impl Reason {
                 "some replicas could not be measured; check that the operator reaches the pods' metrics port"
             }
             Self::ScaleDownWindow => "fewer replicas would do, but not for the whole stabilization window yet",
+            Self::RecurringPeaks => {
+                "fewer replicas would do for now, but the demand came back soon after the last decrease"
+            }
+            Self::TargetBelowBatchFloor => {
+                "requests wait longer than targetQueueTimeMilliseconds with any number of replicas: half an execution's \
+                 fixed cost is more; raise it"
+            }
             Self::RollingOut => "fewer replicas would do, but an update is under way",
             Self::StartingCapacity => {
                 "the queue grows, and replicas that will take it are starting or have just started"

@@ -1,5 +1,5 @@
 //! What keeps a fleet from moving back and forth: the window that a decrease must outlast, the lockout between two
-//! increases that only a growing queue asks for, and the limit on how fast orders may grow.
+//! increases that only a growing queue asks for, and the limits on how fast orders may grow and shrink.
 
 use std::collections::VecDeque;
 use std::time::Duration;
@@ -24,9 +24,21 @@ pub(super) struct LastIncrease {
     pub(super) growth_from: u32,
 }
 
-/// Orders may double, or grow by this many, in [`GROWTH_PERIOD`].
-const GROWTH_STEP: u32 = 4;
-const GROWTH_PERIOD: Duration = Duration::from_secs(15);
+/// The last decrease, and the number from which it began.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub(super) struct LastDecrease {
+    since: Monotonic,
+    from: u32,
+}
+
+/// Orders may grow by this factor, or by [`GROWTH_STEP`], in [`PERIOD`]. Demand that was seen twice is real, so this is
+/// twice what a HorizontalPodAutoscaler allows; it bounds what a misreading may cost.
+const GROWTH_FACTOR: u32 = 4;
+const GROWTH_STEP: u32 = 8;
+/// In [`PERIOD`] half of the replicas may go, or this many: what is left shows whether the model was right.
+const SHRINK_STEP: u32 = 2;
+/// The time that the limits are for, as a HorizontalPodAutoscaler's.
+const PERIOD: Duration = Duration::from_secs(15);
 
 impl Window {
     /// Notes how many replicas are wanted now. A pause longer than `gap` in which nothing was noted starts the window
@@ -45,10 +57,12 @@ impl Window {
         }
     }
 
-    /// The most that was wanted in the window; none while a full window has not been seen.
-    pub(super) fn peak(&self, now: Monotonic, length: Duration) -> Option<u32> {
-        let complete = self.since.is_some_and(|since| now.since(since) >= length);
-        if complete { self.peaks.front().map(|(_, peak)| *peak) } else { None }
+    /// The most that was wanted in the last `length`; none while nothing was noted for as long as `least`.
+    pub(super) fn peak(&self, now: Monotonic, least: Duration, length: Duration) -> Option<u32> {
+        self.since.filter(|since| now.since(*since) >= least)?;
+        // Later ones are lower, so the first that is young enough is the highest; the last one still stands.
+        let young = self.peaks.iter().find(|(at, _)| now.since(*at) <= length);
+        young.or(self.peaks.back()).map(|(_, peak)| *peak)
     }
 }
 
@@ -56,23 +70,37 @@ impl LastIncrease {
     /// The most that may be ordered now.
     pub(super) fn limit(last: Option<Self>, current: u32, now: Monotonic) -> u32 {
         let (_, from) = Self::growth(last, current, now);
-        from.saturating_mul(2).max(from.saturating_add(GROWTH_STEP))
+        from.saturating_mul(GROWTH_FACTOR).max(from.saturating_add(GROWTH_STEP))
     }
 
     /// Notes an order; repeating one that is not carried out yet is the same order.
     pub(super) fn note(last: Option<Self>, current: u32, to: u32, now: Monotonic) -> Self {
         let (growth_since, growth_from) = Self::growth(last, current, now);
-        let repeated = last.filter(|last| last.to == to && now.since(last.at) < GROWTH_PERIOD);
+        let repeated = last.filter(|last| last.to == to && now.since(last.at) < PERIOD);
         Self { at: repeated.map_or(now, |last| last.at), to, growth_since, growth_from }
     }
 
     /// The growth that an order of now belongs to: the one under way, or a new one.
     fn growth(last: Option<Self>, current: u32, now: Monotonic) -> (Monotonic, u32) {
         match last {
-            Some(last) if now.since(last.growth_since) < GROWTH_PERIOD => {
-                (last.growth_since, last.growth_from.min(current))
-            }
+            Some(last) if now.since(last.growth_since) < PERIOD => (last.growth_since, last.growth_from.min(current)),
             _ => (now, current),
+        }
+    }
+}
+
+impl LastDecrease {
+    /// The fewest that may be left now.
+    pub(super) fn limit(last: Option<Self>, current: u32, now: Monotonic) -> u32 {
+        let from = Self::note(last, current, now).from;
+        from.saturating_sub(SHRINK_STEP.max(from / 2))
+    }
+
+    /// Notes a decrease: of the one under way, or a new one.
+    pub(super) fn note(last: Option<Self>, current: u32, now: Monotonic) -> Self {
+        match last {
+            Some(last) if now.since(last.since) < PERIOD => Self { from: last.from.max(current), ..last },
+            _ => Self { since: now, from: current },
         }
     }
 }
@@ -103,7 +131,7 @@ mod tests {
             (141, 1, Some(1)),
         ] {
             window.note(wanted, at(second), LENGTH, GAP);
-            assert_eq!(window.peak(at(second), LENGTH), peak, "at {second} s");
+            assert_eq!(window.peak(at(second), LENGTH, LENGTH), peak, "at {second} s");
         }
     }
 
@@ -111,9 +139,9 @@ mod tests {
     fn a_pause_starts_the_window_anew() {
         let mut window = Window::default();
         (0..=70).step_by(10).for_each(|second| window.note(1, at(second), LENGTH, GAP));
-        assert_eq!(window.peak(at(70), LENGTH), Some(1));
+        assert_eq!(window.peak(at(70), LENGTH, LENGTH), Some(1));
         window.note(1, at(170), LENGTH, GAP);
-        assert_eq!(window.peak(at(170), LENGTH), None);
+        assert_eq!(window.peak(at(170), LENGTH, LENGTH), None);
     }
 
     #[test]
@@ -127,18 +155,39 @@ mod tests {
     }
 
     #[test]
-    fn orders_double_or_grow_by_four_in_fifteen_seconds() {
-        let first = LastIncrease::note(None, 1, 5, at(100));
-        assert_eq!(LastIncrease::limit(None, 1, at(100)), 5);
-        assert_eq!(LastIncrease::limit(Some(first), 5, at(102)), 5);
-        assert_eq!(LastIncrease::limit(Some(first), 5, at(115)), 10);
+    fn a_longer_memory_has_an_older_peak() {
+        let mut window = Window::default();
+        for (second, wanted) in [(0, 9), (60, 6), (120, 3), (180, 2)] {
+            window.note(wanted, at(second), LENGTH * 4, Duration::from_mins(2));
+        }
+        let peak = |length| window.peak(at(200), LENGTH, length);
+        assert_eq!([LENGTH, LENGTH * 2, LENGTH * 3, LENGTH * 4].map(peak), [Some(2), Some(3), Some(6), Some(9)]);
+        assert_eq!(window.peak(at(200), LENGTH * 4, LENGTH), None);
+    }
+
+    #[test]
+    fn orders_grow_fourfold_or_by_eight_in_fifteen_seconds() {
+        let first = LastIncrease::note(None, 1, 9, at(100));
+        assert_eq!(LastIncrease::limit(None, 1, at(100)), 9);
+        assert_eq!(LastIncrease::limit(Some(first), 9, at(102)), 9);
+        assert_eq!(LastIncrease::limit(Some(first), 9, at(115)), 36);
+    }
+
+    #[test]
+    fn half_or_two_go_in_fifteen_seconds() {
+        for (current, left) in [(2, 0), (3, 1), (4, 2), (8, 4), (9, 5)] {
+            assert_eq!(LastDecrease::limit(None, current, at(100)), left, "of {current}");
+        }
+        let last = LastDecrease::note(None, 8, at(100));
+        assert_eq!(LastDecrease::limit(Some(last), 4, at(114)), 4);
+        assert_eq!(LastDecrease::limit(Some(last), 4, at(115)), 2);
     }
 
     #[test]
     fn a_second_order_counts_for_the_lockout_but_not_for_a_new_growth() {
         let first = LastIncrease::note(None, 1, 2, at(100));
         let second = LastIncrease::note(Some(first), 2, 5, at(104));
-        assert_eq!((second.at, LastIncrease::limit(Some(second), 5, at(106))), (at(104), 5));
+        assert_eq!((second.at, LastIncrease::limit(Some(second), 5, at(106))), (at(104), 9));
         let repeated = LastIncrease::note(Some(second), 2, 5, at(106));
         assert_eq!(repeated.at, at(104));
     }

@@ -7,9 +7,11 @@ use std::time::Duration;
 use super::capacity::{BatchLine, Capacity, CapacitySource, ClassModel};
 use super::decision::Inputs;
 use super::demand::Demand;
-use super::observation::Monotonic;
+use super::health;
+use super::hold::Hold;
+use super::observation::{BatchDelta, Monotonic};
 use super::policy::{Policy, PolicySettings};
-use super::stabilize::{LastIncrease, Window};
+use super::stabilize::{LastDecrease, LastIncrease, Window};
 use super::view::{Pressure, View};
 use super::whole;
 
@@ -24,7 +26,13 @@ const NEW_CLASS_SPEED: f64 = 0.8;
 pub struct State {
     pub(super) demand: Demand,
     pub(super) window: Window,
+    /// What the demand alone asked for, remembered for longer where peaks recur.
+    pub(super) peaks: Window,
+    pub(super) hold: Hold,
     pub(super) last_increase: Option<LastIncrease>,
+    pub(super) last_decrease: Option<LastDecrease>,
+    /// Far more came than the replicas could take: nothing is removed until then.
+    pub(super) panic_until: Option<Monotonic>,
     classes: BTreeMap<String, Class>,
     /// The newest measurement of each replica that the fit contains, so that none counts twice.
     learnt: BTreeMap<String, Monotonic>,
@@ -40,8 +48,9 @@ struct Class {
 
 impl State {
     /// Takes in what is new in the view, and starts the inputs of the decision with what is known.
-    pub(super) fn learn(&mut self, policy: &Policy, view: &View<'_>, now: Monotonic) -> Inputs {
+    pub(super) fn learn(&mut self, policy: &Policy, view: &mut View<'_>, now: Monotonic) -> Inputs {
         let settings = policy.settings();
+        health::mark_slow(view, |class| self.classes.get(class)?.model.line());
         let line = self.line(view);
         let target = line.map_or(settings.target_queue_time, |line| line.attainable_target(settings.target_queue_time));
 
@@ -53,7 +62,7 @@ impl State {
                 matches!(view.pressure(target, settings.max_batch_size), Pressure::Severe | Pressure::Moderate);
             self.pressed_rounds = if pressed { self.pressed_rounds.saturating_add(1) } else { 0 };
         }
-        self.learn_speeds(view, target, was_pressed, now);
+        self.learn_speeds(view, target, settings.max_batch_size, was_pressed, now);
 
         let (queue_time, queue_time_p95) = view.queue_time();
         Inputs {
@@ -66,6 +75,9 @@ impl State {
             ready: view.ready,
             measured: whole(view.fresh.len()),
             starting: view.coming,
+            slow: view.slow,
+            wait_to_execution: view.wait_to_execution(),
+            trend_per_second: self.demand.trend(),
             ..Inputs::default()
         }
     }
@@ -85,7 +97,7 @@ impl State {
     ) -> Option<Capacity> {
         let of = |class: &Class| class.model.capacity(target, settings.max_batch_size, now);
         let known: Vec<Capacity> =
-            view.fresh.iter().filter_map(|fresh| self.classes.get(fresh.class).and_then(of)).collect();
+            view.healthy().filter_map(|fresh| self.classes.get(fresh.class).and_then(of)).collect();
         if known.is_empty() {
             let newest = self.classes.values().filter(|class| class.used < now).max_by_key(|class| class.used);
             return newest.and_then(of).map(|old| Capacity {
@@ -103,16 +115,28 @@ impl State {
         })
     }
 
-    fn learn_speeds(&mut self, view: &View<'_>, target: Duration, was_pressed: bool, now: Monotonic) {
+    fn learn_speeds(
+        &mut self,
+        view: &View<'_>,
+        target: Duration,
+        max_batch_size: u32,
+        was_pressed: bool,
+        now: Monotonic,
+    ) {
         for fresh in &view.fresh {
             let class = self.classes.entry(fresh.class.to_owned()).or_default();
             class.used = now;
             let taken = fresh.measurement.taken;
             let is_new = self.learnt.insert(fresh.name.to_owned(), taken).is_none_or(|before| before < taken);
-            if !is_new || fresh.measurement.tainted {
+            if !is_new || fresh.measurement.tainted || fresh.is_slow {
                 continue;
             }
-            class.model.learn(&fresh.measurement.batches);
+            let size = |delta: &BatchDelta| BatchDelta { size: weighted_size(delta.size), ..*delta };
+            if !fresh.has_means_only() {
+                class.model.learn(&fresh.measurement.batches);
+            } else if !fresh.has_mixed_batches(f64::from(max_batch_size)) {
+                class.model.learn(&fresh.measurement.batches.iter().map(size).collect::<Vec<_>>());
+            }
             // In the first round of a rise the replica was busy for only a part of the interval.
             if was_pressed && fresh.is_saturated(target) {
                 class.model.saturated_at(fresh.measurement.completed_per_second, now);
@@ -134,4 +158,10 @@ impl State {
         let (largest, _) = counts.into_iter().max_by_key(|(_, count)| *count)?;
         self.classes.get(largest)?.model.line()
     }
+}
+
+/// The batch size that goes with a mean execution time in which each request counts its whole batch: larger batches
+/// count more. Batches of requests that arrive at random are one larger by that measure, but for those of one.
+fn weighted_size(mean: f64) -> f64 {
+    mean + 1.0 - 1.0 / mean.max(1.0)
 }

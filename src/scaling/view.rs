@@ -3,10 +3,16 @@
 use std::time::Duration;
 
 use super::decision::Reason;
-use super::observation::{Measurement, MissingReason, Monotonic, Observation, QueueTime, ReplicaSample};
+use super::observation::{BatchDelta, Measurement, MissingReason, Monotonic, Observation, QueueTime, ReplicaSample};
 use super::policy::{Policy, PolicySettings, fresh_for};
 use super::whole;
 
+/// Requests that wait for longer than this part of their execution wait for more than the running batch: batches are
+/// full, or something before the device holds them up.
+const FULL_BATCHES: f64 = 0.5;
+/// While no start has been measured, a replica is expected for this many times the fallback: giving it up too early
+/// orders another, and waiting too long delays one.
+const UNMEASURED_PATIENCE: u32 = 5;
 /// Restarts after which a starting replica is no longer expected to come.
 const FAILED_RESTARTS: u32 = 3;
 
@@ -23,6 +29,8 @@ pub(super) struct View<'a> {
     /// Starting, but restarted so often that it is not expected to come.
     pub(super) failing: u32,
     pub(super) unschedulable: u32,
+    /// Measured, and far slower than the others of their class.
+    pub(super) slow: u32,
     /// How long a start takes.
     pub(super) startup: Duration,
     any_stale: bool,
@@ -35,6 +43,8 @@ pub(super) struct Fresh<'a> {
     pub(super) measurement: &'a Measurement,
     /// The wait beyond the batching delay.
     pub(super) excess_wait: Option<Duration>,
+    /// Whether it is far slower than the others of its class: its queue and its speed say nothing of theirs.
+    pub(super) is_slow: bool,
 }
 
 /// How the queues are.
@@ -62,6 +72,7 @@ impl<'a> View<'a> {
             coming: 0,
             failing: 0,
             unschedulable: 0,
+            slow: 0,
             startup: policy.startup(observation.startup_p90),
             any_stale: false,
         };
@@ -79,6 +90,7 @@ impl<'a> View<'a> {
                     class: &replica.class,
                     measurement,
                     excess_wait: measurement.queue_time.map(|wait| excess(wait, measurement, policy.settings())),
+                    is_slow: false,
                 }),
                 ReplicaSample::Missing { reason: MissingReason::NotYetSampled, .. } => view.settling += 1,
                 ReplicaSample::Missing { reason, .. } => {
@@ -87,12 +99,14 @@ impl<'a> View<'a> {
                 }
             }
         }
+        let patience =
+            if observation.startup_p90.is_some() { view.startup } else { view.startup * UNMEASURED_PATIENCE };
         for starting in &observation.starting {
             if starting.unschedulable {
                 view.unschedulable += 1;
             } else if starting.restarts >= FAILED_RESTARTS {
                 view.failing += 1;
-            } else if now.since(starting.since) <= view.startup {
+            } else if now.since(starting.since) <= patience {
                 view.coming += 1;
             }
         }
@@ -122,8 +136,22 @@ impl<'a> View<'a> {
         sum * (measured + f64::from(self.missing)) / measured
     }
 
+    /// The measured ones that are as quick as their class.
+    pub(super) fn healthy(&self) -> impl Iterator<Item = &Fresh<'a>> {
+        self.fresh.iter().filter(|fresh| !fresh.is_slow)
+    }
+
+    /// How long requests wait for each second that they are executed: the median of the replicas. Where batches form
+    /// while the device is busy it is at most a half, at any load, until batches are full.
+    pub(super) fn wait_to_execution(&self) -> Option<f64> {
+        let mut ratios: Vec<f64> = self.healthy().filter_map(Fresh::wait_to_execution).collect();
+        ratios.sort_by(f64::total_cmp);
+        ratios.get(ratios.len() / 2).copied()
+    }
+
+    /// Images waiting at all healthy replicas.
     pub(super) fn pending_images(&self) -> f64 {
-        self.fresh.iter().map(|fresh| fresh.measurement.pending_images).sum()
+        self.healthy().map(|fresh| fresh.measurement.pending_images).sum()
     }
 
     /// The mean wait over all requests that started, and the slowest replica's 95th percentile.
@@ -142,16 +170,17 @@ impl<'a> View<'a> {
 
     pub(super) fn pressure(&self, target: Duration, max_batch_size: u32) -> Pressure {
         let batch = f64::from(max_batch_size);
-        let count = |test: &dyn Fn(&Fresh<'_>) -> bool| whole(self.fresh.iter().filter(|fresh| test(fresh)).count());
+        let ready = self.ready.saturating_sub(self.slow);
+        let count = |test: &dyn Fn(&Fresh<'_>) -> bool| whole(self.healthy().filter(|fresh| test(fresh)).count());
         let severe = count(&|fresh| fresh.is_severe(target, batch));
         let moderate = count(&|fresh| fresh.is_severe(target, batch) || fresh.is_moderate(target, batch));
-        if severe * 2 > self.ready {
+        if severe * 2 > ready {
             Pressure::Severe
-        } else if moderate * 2 > self.ready {
+        } else if moderate * 2 > ready {
             Pressure::Moderate
         } else if moderate > 0 && self.spread() > 1.5 {
             Pressure::Uneven
-        } else if count(&|fresh| fresh.is_calm(target, batch)) == self.ready {
+        } else if count(&|fresh| fresh.is_calm(target, batch)) == ready {
             Pressure::Calm
         } else {
             Pressure::Normal
@@ -160,19 +189,41 @@ impl<'a> View<'a> {
 
     /// The busiest replica's arrivals over the mean.
     fn spread(&self) -> f64 {
-        let rates = || self.fresh.iter().map(|fresh| fresh.measurement.arrivals_per_second);
-        let mean = rates().sum::<f64>() / f64::from(whole(self.fresh.len())).max(1.0);
+        let rates = || self.healthy().map(|fresh| fresh.measurement.arrivals_per_second);
+        let mean = rates().sum::<f64>() / f64::from(whole(rates().count())).max(1.0);
         if mean > 0.0 { rates().fold(0.0, f64::max) / mean } else { 1.0 }
     }
 }
 
 impl Fresh<'_> {
+    /// The wait over the time that its requests were executed, each counting its whole batch.
+    fn wait_to_execution(&self) -> Option<f64> {
+        let sum = |of: fn(&BatchDelta) -> f64| self.measurement.batches.iter().map(of).sum::<f64>();
+        let images = sum(|batch| batch.size * batch.executions);
+        let executed = sum(|batch| batch.size * batch.seconds) / images;
+        (images > 0.0 && executed > 0.0).then_some(self.excess_wait?.as_secs_f64() / executed)
+    }
+
+    /// Whether the server tells no sizes apart: then there is one mean size, and a mean time that larger batches weigh
+    /// more in.
+    pub(super) fn has_means_only(&self) -> bool {
+        self.measurement.queue_time.is_some_and(|queue| queue.includes_batching_delay)
+    }
+
+    /// Whether the interval had full batches and small ones, of which no mean makes sense: a queue came or went.
+    pub(super) fn has_mixed_batches(&self, max_batch_size: f64) -> bool {
+        let measurement = self.measurement;
+        let waiting = measurement.pending_images.max(measurement.pending_images_before);
+        waiting > max_batch_size && measurement.mean_batch.is_some_and(|mean| mean < 0.9 * max_batch_size)
+    }
+
     /// Whether its queue never emptied, so that what it completed is all that it can complete.
     pub(super) fn is_saturated(&self, target: Duration) -> bool {
         let measurement = self.measurement;
         !measurement.tainted
             && measurement.pending_images_before > 0.0
             && measurement.pending_images > 0.0
+            && self.wait_to_execution().is_none_or(|ratio| ratio > FULL_BATCHES)
             && self.excess_wait.is_some_and(|wait| wait > target * 2)
     }
 

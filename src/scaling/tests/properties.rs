@@ -184,4 +184,59 @@ proptest! {
         let late = numbers[50..].windows(2).filter(|pair| pair[0] != pair[1]).count();
         prop_assert!(late <= 1, "never up and down again: {:?}", numbers);
     }
+
+    #[test]
+    fn what_is_left_is_never_less_than_what_is_needed(rounds in prop::collection::vec(round(), 1..20)) {
+        for (round, (decision, _)) in rounds.iter().zip(tell(&policy(1, 12), &rounds)) {
+            let inputs = &decision.inputs;
+            let needed = inputs.wanted_for_demand.max(inputs.wanted_for_backlog);
+            if decision.replicas < round.extra_ordered.clamp(1, 12) {
+                prop_assert!(needed.is_none_or(|needed| decision.replicas >= needed.min(12)), "{:?}", decision);
+            }
+        }
+    }
+
+    #[test]
+    fn nothing_goes_within_a_window_of_the_order_for_it(
+        rates in prop::collection::vec((0.0..1500.0_f64, 1..20_u32), 1..12),
+    ) {
+        let window = 30.0;
+        let settings = PolicySettings { stabilization_window: Duration::from_secs_f64(window), ..settings() };
+        let policy = Policy::new(PolicySettings { max_replicas: 12, ..settings }).unwrap();
+        let (mut state, mut current, mut seconds, mut ordered_at) = (State::default(), 1_u32, 0.0, -1000.0);
+        for (rate, rounds) in rates {
+            for _ in 0..rounds {
+                let now = at(seconds);
+                let each = steady(rate / f64::from(current), now);
+                let samples = vec![ReplicaSample::Measured(each); current as usize];
+                let (decision, next) = decide(&policy, state, &fleet(samples), now);
+                if decision.replicas > current {
+                    ordered_at = seconds;
+                }
+                prop_assert!(decision.replicas >= current || seconds - ordered_at >= window, "at {seconds}");
+                (state, current) = (next, decision.replicas);
+                seconds += 2.0;
+            }
+        }
+    }
+
+    #[test]
+    fn without_data_the_number_stays(
+        rounds in prop::collection::vec(round(), 1..8), silent in 1..40_u32, ordered in 1..12_u32,
+    ) {
+        let policy = policy(1, 12);
+        let (_, state) = tell(&policy, &rounds).pop().unwrap();
+        let mut state = state;
+        let begin = f64::from(u32::try_from(rounds.len()).unwrap()) * 2.0;
+        for round in 0..silent {
+            let now = at(begin + f64::from(round) * 2.0);
+            let unknown = ReplicaSample::Missing { since: at(begin), reason: MissingReason::Unreachable };
+            let mut observation = fleet(vec![unknown; ordered as usize]);
+            observation.current = ordered;
+            let (decision, next) = decide(&policy, state, &observation, now);
+            state = next;
+            prop_assert_eq!(decision.replicas, ordered);
+            prop_assert!(!decision.reason.has_metrics());
+        }
+    }
 }

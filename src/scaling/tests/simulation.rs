@@ -316,7 +316,8 @@ fn a_step_of_load_gets_what_it_needs_stays_there_and_goes_back() {
             let good = shown.first_increase <= 4.0
                 && shown.most <= needed + 1
                 && shown.steady.iter().all(|replicas| (needed..=needed + 1).contains(replicas))
-                && shown.back_at_minimum <= 60.0 + 10.0
+                // Half go at once, and half of the rest 15 s later.
+                && shown.back_at_minimum <= 60.0 + 10.0 + if shown.most > 3 { 30.0 } else { 0.0 }
                 && shown.changes <= 6;
             if !good {
                 let Shown { first_increase, most, back_at_minimum, changes, table, .. } = shown;

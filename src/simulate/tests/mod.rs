@@ -1,5 +1,8 @@
 //! Whole runs, with literal figures.
 
+mod faults;
+mod stability;
+
 use std::time::Duration;
 
 use super::testing::scenario;
