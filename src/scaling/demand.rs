@@ -172,7 +172,7 @@ mod tests {
     fn a_ramp_has_a_trend_and_noise_and_steps_have_none() {
         let ramp = told((0..150).map(|round| 100.0 + f64::from(round)));
         assert!((ramp.trend() - 0.5).abs() < 0.05, "half an image a second, each second: {}", ramp.trend());
-        let rise = ramp.rise_within(Duration::from_secs(60));
+        let rise = ramp.rise_within(Duration::from_mins(1));
         assert!((rise - 15.0).abs() < 1.5, "half of what the trend promises: {rise}");
         let steady = told((0..150).map(|round| if round % 2 == 0 { 90.0 } else { 110.0 }));
         assert!(steady.trend() <= 0.0);

@@ -4,7 +4,8 @@
 use std::collections::BTreeMap;
 
 use super::capacity::BatchLine;
-use super::view::{Fresh, View};
+use super::fresh::Fresh;
+use super::view::View;
 use super::whole;
 
 /// A replica whose executions take this many times longer than the median's, batch by batch, is slow.
@@ -13,7 +14,11 @@ const SLOW: f64 = 5.0;
 /// Marks the slow ones; a class whose line is not known has none.
 pub(super) fn mark_slow(view: &mut View<'_>, line: impl Fn(&str) -> Option<BatchLine>) {
     let mut by_class: BTreeMap<&str, Vec<f64>> = BTreeMap::new();
-    let times_slower = |fresh: &Fresh<'_>| times_slower(fresh, line(fresh.class)?);
+    let mut lines: BTreeMap<&str, Option<BatchLine>> = BTreeMap::new();
+    for fresh in &view.fresh {
+        lines.entry(fresh.class).or_insert_with(|| line(fresh.class));
+    }
+    let times_slower = |fresh: &Fresh<'_>| times_slower(fresh, lines.get(fresh.class).copied()??);
     for fresh in &view.fresh {
         by_class.entry(fresh.class).or_default().extend(times_slower(fresh));
     }

@@ -33,6 +33,7 @@
 mod capacity;
 mod decision;
 mod demand;
+mod fresh;
 mod health;
 mod hold;
 mod observation;
@@ -74,13 +75,12 @@ pub fn decide(policy: &Policy, state: State, observation: &Observation, now: Mon
     let current = policy.clamp(observation.current);
     let mut inputs = state.learn(policy, &mut view, now);
 
-    let wish = match view.blindness() {
-        Some(reason) => Wish::hold(current, reason),
-        None => {
-            let wish = wish(policy, &mut state, &view, &mut inputs, current, now);
-            state.hold.judge(wish.lasting, now, settings.stabilization_window, view.startup);
-            wish
-        }
+    let wish = if let Some(reason) = view.blindness() {
+        Wish::hold(current, reason)
+    } else {
+        let wish = wish(policy, &mut state, &view, &mut inputs, current, now);
+        state.hold.judge(wish.lasting, now, settings.stabilization_window, view.startup);
+        wish
     };
     let gap = LONGEST_GAP.max(settings.scrape_interval * 5);
     let window = settings.stabilization_window;

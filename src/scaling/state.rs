@@ -96,8 +96,12 @@ impl State {
         now: Monotonic,
     ) -> Option<Capacity> {
         let of = |class: &Class| class.model.capacity(target, settings.max_batch_size, now);
-        let known: Vec<Capacity> =
-            view.healthy().filter_map(|fresh| self.classes.get(fresh.class).and_then(of)).collect();
+        let mut counts: BTreeMap<&str, u32> = BTreeMap::new();
+        for fresh in view.healthy() {
+            *counts.entry(fresh.class).or_default() += 1;
+        }
+        let weighted = |(class, count): (&str, u32)| Some((self.classes.get(class).and_then(of)?, f64::from(count)));
+        let known: Vec<(Capacity, f64)> = counts.into_iter().filter_map(weighted).collect();
         if known.is_empty() {
             let newest = self.classes.values().filter(|class| class.used < now).max_by_key(|class| class.used);
             return newest.and_then(of).map(|old| Capacity {
@@ -106,12 +110,14 @@ impl State {
                 source: old.source,
             });
         }
-        let count = f64::from(whole(known.len()));
+        let replicas: f64 = known.iter().map(|(_, replicas)| replicas).sum();
+        let mean =
+            |of: fn(&Capacity) -> f64| known.iter().map(|(one, replicas)| of(one) * replicas).sum::<f64>() / replicas;
         Some(Capacity {
-            within_target: known.iter().map(|capacity| capacity.within_target).sum::<f64>() / count,
-            full_speed: known.iter().map(|capacity| capacity.full_speed).sum::<f64>() / count,
+            within_target: mean(|capacity| capacity.within_target),
+            full_speed: mean(|capacity| capacity.full_speed),
             // The weakest source speaks for the mean.
-            source: known.iter().map(|capacity| capacity.source).max().unwrap_or(CapacitySource::Unknown),
+            source: known.iter().map(|(capacity, _)| capacity.source).max().unwrap_or(CapacitySource::Unknown),
         })
     }
 

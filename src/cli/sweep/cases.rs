@@ -14,8 +14,6 @@ const REQUESTS: f64 = 250_000.0;
 const PEAK_REPLICAS: f64 = 8.0;
 /// Most of a recorded load that is played.
 const LONGEST_SECONDS: f64 = 86_400.0;
-/// Start-up times.
-const STARTUPS: [f64; 2] = [20.0, 90.0];
 /// Targets of the first grid.
 const GRID: u32 = 10;
 
@@ -28,7 +26,10 @@ pub(super) struct Case {
 }
 
 /// Every load at every start-up time.
-pub(super) fn cases(traces: &[PathBuf]) -> Result<Vec<Case>, CliError> {
+pub(super) fn cases(traces: &[PathBuf], startups: &[f64]) -> Result<Vec<Case>, CliError> {
+    if let Some(bad) = startups.iter().find(|startup| !(0.0..=86_400.0).contains(*startup)) {
+        return Err(CliError::Scenario(format!("--startup-seconds is {bad}; give numbers from 0 to 86400")));
+    }
     let mut loads = Vec::new();
     for path in traces {
         let name = path.file_stem().unwrap_or_default().to_string_lossy().into_owned();
@@ -54,7 +55,7 @@ pub(super) fn cases(traces: &[PathBuf]) -> Result<Vec<Case>, CliError> {
         };
         Case { name: name.clone(), startup, scenario: scenario(slowness, startup), load }
     };
-    Ok(STARTUPS
+    Ok(startups
         .iter()
         .flat_map(|startup| loads.iter().map(move |load| (load, *startup)))
         .map(|(load, startup)| case(load, startup))

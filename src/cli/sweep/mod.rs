@@ -29,6 +29,9 @@ pub(super) struct Arguments {
     /// CSV files of arrivals; the generated loads are always played
     #[arg(long = "trace", value_name = "FILE")]
     traces: Vec<PathBuf>,
+    /// Median start-up times
+    #[arg(long, value_delimiter = ',', default_value = "20,90", value_name = "SECONDS")]
+    startup_seconds: Vec<f64>,
     /// Runs of each setting
     #[arg(long, default_value_t = 5, value_name = "NUMBER")]
     seeds: u64,
@@ -77,34 +80,50 @@ impl Tried {
 }
 
 pub(super) fn run(arguments: &Arguments) -> Result<(), CliError> {
+    let mut results = Results::default();
     let began = Instant::now();
-    let cases = cases(&arguments.traces)?;
-    let mut markdown = String::new();
-    let mut csv = String::from(table::CSV_HEADER);
-    let (mut losses, mut events) = (Vec::new(), 0.0);
-    for case in &cases {
-        let tried = try_all(case, arguments.seeds)?;
-        events += tried.iter().flat_map(|tried| &tried.runs).map(|run| run.events).sum::<f64>();
-        table::case(&mut markdown, case, &tried, &mut losses);
-        for tried in &tried {
-            table::csv_row(&mut csv, case, tried);
+    for case in &cases(&arguments.traces, &arguments.startup_seconds)? {
+        results.add(case, &try_all(case, arguments.seeds)?);
+        // After each case, so that a sweep that is ended early was not in vain.
+        super::write_file(&arguments.markdown, &results.text(arguments.seeds, began.elapsed().as_secs_f64()))?;
+        if let Some(path) = &arguments.csv {
+            super::write_file(path, &format!("{}{}", table::CSV_HEADER, results.csv))?;
         }
     }
-    let seconds = began.elapsed().as_secs_f64();
-    let mut text = format!(
-        "{} seeds a setting; {:.0} s in all, {:.0} million events, {:.2} million a second.\n\n## Where a peer is better\n\n",
-        arguments.seeds,
-        seconds,
-        events / 1e6,
-        events / seconds / 1e6
-    );
-    if losses.is_empty() {
-        text.push_str("Nowhere, by more than half a point of share, at GPU-hours within 2 % or fewer.\n");
+    Ok(())
+}
+
+/// What is known after some of the cases.
+#[derive(Default)]
+struct Results {
+    markdown: String,
+    csv: String,
+    losses: Vec<String>,
+    events: f64,
+}
+
+impl Results {
+    fn add(&mut self, case: &Case, tried: &[Tried]) {
+        self.events += tried.iter().flat_map(|tried| &tried.runs).map(|run| run.events).sum::<f64>();
+        table::case(&mut self.markdown, case, tried, &mut self.losses);
+        for tried in tried {
+            table::csv_row(&mut self.csv, case, tried);
+        }
     }
-    text.push_str(&losses.concat());
-    write!(text, "\n## The whole table\n{markdown}").ok();
-    super::write_file(&arguments.markdown, &text)?;
-    arguments.csv.as_ref().map_or(Ok(()), |path| super::write_file(path, &csv))
+
+    fn text(&self, seeds: u64, seconds: f64) -> String {
+        let (millions, speed) = (self.events / 1e6, self.events / seconds.max(1e-9) / 1e6);
+        let mut text = format!(
+            "{seeds} seeds a setting; {seconds:.0} s in all, {millions:.0} million events, {speed:.2} million a second.\n\n\
+             ## Where a peer is better\n\n"
+        );
+        if self.losses.is_empty() {
+            text.push_str("Nowhere, by more than half a point of share, at GPU-hours within 2 % or fewer.\n");
+        }
+        text.push_str(&self.losses.concat());
+        write!(text, "\n## The whole table\n{}", self.markdown).ok();
+        text
+    }
 }
 
 fn try_all(case: &Case, seeds: u64) -> Result<Vec<Tried>, CliError> {

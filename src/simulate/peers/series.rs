@@ -70,7 +70,9 @@ mod tests {
 
     fn series(samples: &[(f64, f64)]) -> Series {
         let mut series = Series::default();
-        samples.iter().for_each(|(at, value)| series.push(*at, *value, 300.0));
+        for (at, value) in samples {
+            series.push(*at, *value, 300.0);
+        }
         series
     }
 
