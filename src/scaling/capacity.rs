@@ -65,6 +65,8 @@ pub(super) struct Capacity {
 #[derive(Debug, Clone, PartialEq, Default)]
 pub(super) struct ClassModel {
     sizes: BTreeMap<u32, SizeMean>,
+    /// The newest interval of batches that make no point of a line: better than nothing, while there is nothing.
+    rough: SizeMean,
     ceiling: Option<Ceiling>,
 }
 
@@ -152,6 +154,16 @@ impl ClassModel {
         }
     }
 
+    /// Notes what one replica executed where sizes were mixed, so that their mean is none of them.
+    pub(super) fn learn_roughly(&mut self, batches: &[BatchDelta]) {
+        let sum = |of: fn(&BatchDelta) -> f64| batches.iter().map(of).sum::<f64>();
+        self.rough = SizeMean {
+            executions: sum(|batch| batch.executions),
+            images: sum(|batch| batch.executions * batch.size),
+            seconds: sum(|batch| batch.seconds),
+        };
+    }
+
     /// Notes what a replica completed while its queue never emptied: it can't do more, whatever the line says.
     pub(super) fn saturated_at(&mut self, images_per_second: f64, now: Monotonic) {
         if images_per_second > 0.0 {
@@ -214,8 +226,9 @@ impl ClassModel {
 
     /// The speed at the sizes seen, where they don't make a line: a lower bound, since larger batches are faster.
     fn single_size(&self) -> Option<Capacity> {
-        let images: f64 = self.sizes.values().map(|mean| mean.images).sum();
-        let seconds: f64 = self.sizes.values().map(|mean| mean.seconds).sum();
+        let rough = Some(&self.rough).filter(|_| self.sizes.is_empty());
+        let images: f64 = self.sizes.values().chain(rough).map(|mean| mean.images).sum();
+        let seconds: f64 = self.sizes.values().chain(rough).map(|mean| mean.seconds).sum();
         (images > 0.0 && seconds > 0.0).then(|| Capacity {
             within_target: PLANNED_LOAD * images / seconds,
             full_speed: images / seconds,

@@ -140,7 +140,9 @@ impl State {
             let size = |delta: &BatchDelta| BatchDelta { size: weighted_size(delta.size), ..*delta };
             if !fresh.has_means_only() {
                 class.model.learn(&fresh.measurement.batches);
-            } else if !fresh.has_mixed_batches(f64::from(max_batch_size)) {
+            } else if fresh.has_mixed_batches(f64::from(max_batch_size)) {
+                class.model.learn_roughly(&fresh.measurement.batches);
+            } else {
                 class.model.learn(&fresh.measurement.batches.iter().map(size).collect::<Vec<_>>());
             }
             // In the first round of a rise the replica was busy for only a part of the interval.

@@ -107,7 +107,8 @@ fn a_queue_orders_more_at_once() {
     let decision = fleet.see(Some(LOADED[0]), 1);
     assert_eq!((decision.replicas, decision.reason), (2, Reason::DemandAboveCapacity), "{decision:?}");
     // 225 answered and 168 more waiting in two seconds; the answered ones waited for 0.58 s.
-    assert_eq!(decision.inputs.arrivals_per_second, Some(196.5));
+    // Of so many, twice their root may be chance.
+    assert_eq!(decision.inputs.arrivals_per_second.map(f64::round), Some(177.0));
     assert_eq!(decision.inputs.queue_time.map(|wait| wait.as_millis()), Some(578));
     let decision = fleet.see(Some(LOADED[1]), 1);
     assert_eq!((decision.replicas, decision.inputs.capacity_source), (2, CapacitySource::Saturation), "{decision:?}");

@@ -130,6 +130,8 @@ fn target(server: &Server) -> Target {
         port: METRICS_PORT,
         container_restarts: 0,
         ready_since: at(server.ready_at),
+        model: String::new(),
+        instances: 1,
         model: "model".to_owned(),
         instances: 1,
     }
