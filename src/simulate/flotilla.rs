@@ -130,8 +130,6 @@ fn target(server: &Server) -> Target {
         port: METRICS_PORT,
         container_restarts: 0,
         ready_since: at(server.ready_at),
-        model: String::new(),
-        instances: 1,
         model: "model".to_owned(),
         instances: 1,
     }
