@@ -10,6 +10,7 @@
 //! - [`engine`]: the one way in. It admits or refuses, decodes images, forms batches, runs them and answers.
 //! - [`image`]: from a file's bytes to the model's pixels, with Pillow's arithmetic.
 //! - [`device`]: what executes a batch: ONNX Runtime, or a timer that only takes as long as one would.
+//! - [`gpu`]: which GPUs there are, and how they do.
 //! - [`repository`]: which models there are, and the life of each.
 //! - [`metrics`]: how the server is seen.
 //! - [`warm_up`], [`lifecycle`]: how it becomes ready, and how it starts, drains and stops.
@@ -23,6 +24,7 @@ pub mod device;
 pub mod engine;
 pub mod failure;
 pub mod fetch;
+pub mod gpu;
 pub mod grpc;
 pub mod http;
 pub mod image;

@@ -34,7 +34,7 @@ impl TensorSpec {
 }
 
 /// Everything that a request must fit.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Signature {
     /// The inputs in the model's order.
     pub inputs: Vec<TensorSpec>,

@@ -44,6 +44,8 @@ pub struct Settings {
     pub execution_provider: Option<ExecutionProvider>,
     /// How many batches of a model execute at the same time.
     pub instances: Option<usize>,
+    /// Where engines that took minutes to build are kept.
+    pub cache: Option<Cache>,
     /// How requests become batches.
     #[serde(default)]
     pub batching: Batching,
@@ -112,7 +114,7 @@ pub enum Preset {
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize, ValueEnum)]
 #[value(rename_all = "PascalCase")]
 pub enum ExecutionProvider {
-    /// CUDA where the library and a GPU can do it, else the CPU; the choice is logged and in the info metric.
+    /// The fastest at hand whose answers are right; the choice is logged and in the info metric.
     #[default]
     Auto,
     /// NVIDIA TensorRT, with CUDA for what it leaves; a failure to register it ends the start.
@@ -121,6 +123,28 @@ pub enum ExecutionProvider {
     Cuda,
     /// The CPU.
     Cpu,
+}
+
+/// Where TensorRT's engines and Auto's decisions are kept.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct Cache {
+    /// A folder that the server can write. Several servers may share it.
+    pub path: PathBuf,
+    /// Whether it outlives the server's pod. Where it does not, Auto leaves TensorRT out.
+    #[serde(default = "yes", rename = "persistent")]
+    pub is_persistent: bool,
+    /// What may be kept; beyond it, what was used longest ago goes.
+    #[serde(default = "eight_gibibytes")]
+    pub max_mebibytes: u64,
+}
+
+fn yes() -> bool {
+    true
+}
+
+fn eight_gibibytes() -> u64 {
+    8192
 }
 
 /// The inference port.
@@ -174,6 +198,7 @@ impl Default for Settings {
             models: BTreeMap::new(),
             execution_provider: None,
             instances: None,
+            cache: None,
             batching: Batching::default(),
             overrides: Layer::default(),
             http: Http::default(),
@@ -282,6 +307,12 @@ impl Settings {
         for name in self.models.keys() {
             self.for_model(name).check()?;
         }
+        if let Some(cache) = &self.cache {
+            require(cache.path.is_absolute(), "cache.path", || {
+                format!("must be an absolute path, not {:?}", cache.path.display())
+            })?;
+            between(cache.max_mebibytes, 1, 1 << 30, "cache.maxMebibytes")?;
+        }
         between(self.http.max_body_bytes, 1, 1 << 31, "http.maxBodyBytes")?;
         between(self.http.max_connection_age_seconds, 1, 86_400, "http.maxConnectionAgeSeconds")?;
         between(self.drain.delay_seconds, 0, 3_600, "drain.delaySeconds")?;
@@ -351,19 +382,22 @@ mod tests {
         assert_eq!(settings.drain, Drain { delay_seconds: 5, timeout_seconds: 45 });
         assert_eq!(settings.metrics.port, 8002);
         assert_eq!(settings.model_control_mode, ControlMode::None);
+        assert_eq!(settings.cache, None);
     }
 
     #[test]
     fn a_full_file_is_read_as_written() {
         let settings = parse(
             r#"{"version":1,"model":{"name":"clip","path":"/mnt/model/model","preprocessing":{"preset":"Clip"}},
-                "executionProvider":"Cpu",
+                "executionProvider":"Cpu","cache":{"path":"/cache","persistent":false},
                 "batching":{"maxBatchSize":8,"maxQueueDelayMicroseconds":500,"maxQueueSize":64},
                 "http":{"port":8080,"maxBodyBytes":1024,"maxConnectionAgeSeconds":5},
                 "metrics":{"port":9002},"drain":{"delaySeconds":1,"timeoutSeconds":2}}"#,
         )
         .unwrap();
         assert_eq!(settings.http.port, 8080);
+        let cache = settings.cache.as_ref().unwrap();
+        assert_eq!((cache.path.to_str(), cache.is_persistent, cache.max_mebibytes), (Some("/cache"), false, 8192));
         let model = settings.for_model("clip").resolve().unwrap();
         assert_eq!(model.preprocessing.preset, Preset::Clip);
         assert_eq!(model.execution_provider, ExecutionProvider::Cpu);
@@ -391,6 +425,8 @@ mod tests {
         for (text, part) in [
             (format!(r#"{{"version":2,{model}}}"#), "version must be 1"),
             (format!(r#"{{"version":1,{model},"surprise":1}}"#), "unknown field `surprise`"),
+            (format!(r#"{{"version":1,{model},"cache":{{"path":"cache"}}}}"#), "cache.path must be an absolute path"),
+            (format!(r#"{{"version":1,{model},"cache":{{}}}}"#), "missing field `path`"),
             (r#"{"version":1,"model":{"name":"a/b","path":"/m"}}"#.to_owned(), "model.name"),
             (
                 format!(r#"{{"version":1,{model},"batching":{{"maxBatchSize":0}}}}"#),

@@ -1,114 +1,94 @@
-//! The self-test before readiness: every batch bucket runs, the outputs are numbers, and two runs agree.
+//! The self-test before readiness: every size of a batch runs on every device, the outputs are numbers, and two runs agree.
 //!
 //! The largest batch goes first, so that the device's memory grows once.
 
-use std::time::{Duration, Instant};
-
-use crate::{
-    device::{BatchInput, Device},
-    failure::{Failure, Reason},
-    model::TensorSpec,
-    tensor::{Data, DataType, Tensor, elements, little_endian},
+use std::{
+    sync::atomic::{AtomicBool, Ordering},
+    time::{Duration, Instant},
 };
 
-/// The size of a height or width that the model leaves open.
-const DEFAULT_SIZE: usize = 224;
+use crate::{
+    device::{
+        Device,
+        probe::{floats, sample},
+    },
+    failure::{Failure, Reason},
+    tensor::{DataType, Tensor},
+};
+
 /// How far two runs of one input may differ, relative to the larger value: some GPU kernels add in any order.
 const TOLERANCE: f64 = 1e-2;
 
-/// Runs every power of two up to `max_rows`, and `max_rows` itself, and says how long each size took.
-///
-/// # Errors
-/// When a run fails, gives something that is no number, or gives two answers to one question.
-pub fn warm_up(device: &mut dyn Device, max_rows: usize) -> Result<Vec<(usize, Duration)>, Failure> {
-    let failed = |message: String| {
-        Failure::new(
-            Reason::WarmUpFailed,
-            message,
-            "run the model with ONNX Runtime alone; a dimension that must have a certain size must be fixed in the model",
-        )
-    };
-    let mut times = Vec::new();
-    for rows in buckets(max_rows, device.signature().is_batched()) {
-        let start = Instant::now();
-        let inputs: Vec<BatchInput> = device.signature().inputs.iter().map(|spec| sample(spec, rows)).collect();
-        let mut outputs = Vec::new();
-        // Twice at each size costs little, and shows a fault that only one size has.
-        for _ in 0..2 {
-            let executed =
-                device.run(&inputs).map_err(|error| failed(format!("a batch of {rows} does not run: {error}")))?;
-            if let Some(spec) = device
-                .signature()
-                .outputs
-                .iter()
-                .zip(&executed.outputs)
-                .find_map(|(spec, output)| floats(output).any(|value| !value.is_finite()).then_some(spec))
-            {
-                return Err(failed(format!(
-                    "the output '{}' of a batch of {rows} has values that are no numbers",
-                    spec.name
-                )));
-            }
-            outputs.push(executed.outputs);
-        }
-        if !outputs[0].iter().zip(&outputs[1]).all(|(first, second)| agree(first, second)) {
-            return Err(failed(format!("two runs of one batch of {rows} do not agree")));
-        }
-        times.push((rows, start.elapsed()));
-    }
-    Ok(times)
+const FIX: &str =
+    "run the model with ONNX Runtime alone; a dimension that must have a certain size must be fixed in the model";
+
+/// How long a size of a batch took on one device.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Warmed {
+    /// The size.
+    pub rows: usize,
+    /// The first run, in which memory grows and kernels are chosen.
+    pub first: Duration,
+    /// The second.
+    pub second: Duration,
 }
 
-/// The batch sizes to run, largest first.
-fn buckets(max_rows: usize, is_batched: bool) -> Vec<usize> {
+/// Runs each of `sizes` twice on each device.
+///
+/// # Errors
+/// When a run fails, gives something that is no number, or gives two answers to one question; and when `stop` is true.
+pub fn warm_up(devices: &mut [Box<dyn Device>], sizes: &[usize], stop: &AtomicBool) -> Result<Vec<Warmed>, Failure> {
+    let mut warmed = Vec::new();
+    for device in devices {
+        for rows in sizes {
+            warmed.push(run_twice(device.as_mut(), *rows, stop)?);
+        }
+    }
+    Ok(warmed)
+}
+
+/// The sizes to run, largest first: the buckets, or every power of two up to `max_rows` and `max_rows` itself.
+pub fn sizes(max_rows: usize, buckets: &[usize], is_batched: bool) -> Vec<usize> {
     if !is_batched {
         return vec![1];
     }
-    let mut sizes: Vec<usize> =
-        std::iter::successors(Some(1), |size| Some(size * 2)).take_while(|size| *size < max_rows).collect();
-    sizes.push(max_rows);
-    sizes.reverse();
+    let mut sizes = buckets.to_vec();
+    if sizes.is_empty() {
+        sizes = std::iter::successors(Some(1), |size| Some(size * 2)).take_while(|size| *size < max_rows).collect();
+        sizes.push(max_rows);
+    }
+    sizes.sort_unstable_by(|a, b| b.cmp(a));
+    sizes.dedup();
     sizes
 }
 
-/// An input with small values that differ from each other.
-fn sample(spec: &TensorSpec, rows: usize) -> BatchInput {
-    let shape: Vec<usize> = spec
-        .dims
-        .iter()
-        .enumerate()
-        .map(|(index, dim)| match dim {
-            Some(size) => *size,
-            None if index == 0 => rows,
-            None if spec.dims.len() == 4 && index >= 2 => DEFAULT_SIZE,
-            None => 1,
-        })
-        .collect();
-    let count = shape.iter().product();
-    let ramp = (0..count).map(|index| f32::from(u8::try_from(index % 251).unwrap_or(0)) / 251.0);
-    let data = match spec.data_type {
-        DataType::Fp32 => little_endian(&ramp.collect::<Vec<_>>(), f32::to_le_bytes),
-        DataType::Fp64 => little_endian(&ramp.map(f64::from).collect::<Vec<_>>(), f64::to_le_bytes),
-        DataType::Fp16 => little_endian(&ramp.map(half::f16::from_f32).collect::<Vec<_>>(), half::f16::to_le_bytes),
-        DataType::Bytes => Data::Strings(vec![bytes::Bytes::new(); count]),
-        // Zero is the one index that every table has.
-        other => Data::Fixed(vec![0; count * other.size().unwrap_or(1)].into()),
+/// Twice costs little, and shows a fault that only one size has.
+fn run_twice(device: &mut dyn Device, rows: usize, stop: &AtomicBool) -> Result<Warmed, Failure> {
+    let failed = |message: String| Failure::new(Reason::WarmUpFailed, message, FIX);
+    let inputs = sample(device.signature(), rows);
+    let mut run = || {
+        if stop.load(Ordering::Acquire) {
+            return Err(failed("the server stops before the model was ready".to_owned()));
+        }
+        let start = Instant::now();
+        let executed =
+            device.run(&inputs).map_err(|error| failed(format!("a batch of {rows} does not run: {error}")))?;
+        Ok((start.elapsed(), executed.outputs))
     };
-    BatchInput::new(spec.data_type, shape, &data)
-}
-
-/// The values of a floating-point tensor; none of another.
-fn floats(tensor: &Tensor) -> Box<dyn Iterator<Item = f64> + '_> {
-    match (&tensor.data, tensor.data_type) {
-        (Data::Fixed(bytes), DataType::Fp32) => {
-            Box::new(elements(bytes).map(|bytes| f64::from(f32::from_le_bytes(bytes))))
+    let (first, expected) = run()?;
+    let (second, outputs) = run()?;
+    for (spec, output) in device.signature().outputs.iter().zip(expected.iter().zip(&outputs)) {
+        let (one, two) = output;
+        if floats(one).chain(floats(two)).any(|value| !value.is_finite()) {
+            let message = format!("the output '{}' of a batch of {rows} has values that are no numbers", spec.name);
+            return Err(failed(message));
         }
-        (Data::Fixed(bytes), DataType::Fp64) => Box::new(elements(bytes).map(f64::from_le_bytes)),
-        (Data::Fixed(bytes), DataType::Fp16) => {
-            Box::new(elements(bytes).map(|bytes| half::f16::from_le_bytes(bytes).to_f64()))
+        if !agree(one, two) {
+            return Err(failed(format!("two runs of one batch of {rows} do not agree in the output '{}'", spec.name)));
         }
-        _ => Box::new(std::iter::empty()),
     }
+    tracing::debug!(rows, first = first.as_secs_f64(), second = second.as_secs_f64(), "warmed up");
+    Ok(Warmed { rows, first, second })
 }
 
 fn agree(first: &Tensor, second: &Tensor) -> bool {
@@ -124,12 +104,20 @@ fn agree(first: &Tensor, second: &Tensor) -> bool {
 mod tests {
     use super::*;
     use crate::{
-        device::{DeviceError, Executed, timer::Timer},
+        device::{BatchInput, DeviceError, Executed, timer::Timer},
         model::Signature,
+        tensor::little_endian,
     };
 
     /// Gives the next of some values at each run.
     struct Scripted(Timer, Vec<f32>);
+
+    impl Scripted {
+        fn of(values: &[f32]) -> Box<dyn Device> {
+            let timer = Timer::new(Duration::ZERO, Duration::ZERO, &[1]);
+            Box::new(Self(timer, values.iter().rev().copied().collect()))
+        }
+    }
 
     impl Device for Scripted {
         fn signature(&self) -> &Signature {
@@ -149,24 +137,46 @@ mod tests {
         }
     }
 
-    fn result(values: &[f32]) -> Result<(), String> {
-        let timer = Timer::new(Duration::ZERO, Duration::ZERO, &[1]);
-        warm_up(&mut Scripted(timer, values.to_vec()), 1).map(drop).map_err(|failure| failure.message)
+    fn result(devices: &mut [Box<dyn Device>], sizes: &[usize]) -> Result<Vec<usize>, String> {
+        let warmed = warm_up(devices, sizes, &AtomicBool::new(false));
+        warmed.map(|warmed| warmed.iter().map(|size| size.rows).collect()).map_err(|failure| failure.message)
     }
 
     #[test]
-    fn every_power_of_two_and_the_largest() {
-        assert_eq!(buckets(1, true), [1]);
-        assert_eq!(buckets(8, true), [8, 4, 2, 1]);
-        assert_eq!(buckets(12, true), [12, 8, 4, 2, 1]);
-        assert_eq!(buckets(12, false), [1]);
+    fn every_power_of_two_and_the_largest_or_the_buckets() {
+        assert_eq!(sizes(1, &[], true), [1]);
+        assert_eq!(sizes(8, &[], true), [8, 4, 2, 1]);
+        assert_eq!(sizes(12, &[], true), [12, 8, 4, 2, 1]);
+        assert_eq!(sizes(12, &[4, 12], true), [12, 4]);
+        assert_eq!(sizes(12, &[4, 12], false), [1]);
     }
 
     #[test]
     fn a_model_must_give_numbers_and_the_same_ones_twice() {
-        assert_eq!(result(&[1.0, 1.001]), Ok(()));
-        assert!(result(&[1.0, 2.0]).unwrap_err().contains("do not agree"));
-        assert!(result(&[f32::NAN]).unwrap_err().contains("no numbers"));
-        assert!(result(&[]).unwrap_err().contains("does not run: no more"));
+        assert_eq!(result(&mut [Scripted::of(&[1.0, 1.001])], &[1]), Ok(vec![1]));
+        for (values, part) in [
+            (vec![1.0, 2.0], "do not agree in the output 'output'"),
+            (vec![f32::NAN, 1.0], "no numbers"),
+            (vec![1.0, f32::INFINITY], "no numbers"),
+            (vec![1.0], "does not run: no more"),
+        ] {
+            let error = result(&mut [Scripted::of(&values)], &[1]).unwrap_err();
+            assert!(error.contains(part), "{values:?}: {error}");
+        }
+    }
+
+    #[test]
+    fn every_device_runs_every_size() {
+        let good = || Scripted::of(&[1.0, 1.0, 2.0, 2.0]);
+        assert_eq!(result(&mut [good(), good()], &[4, 2]), Ok(vec![4, 2, 4, 2]));
+        let bad = Scripted::of(&[1.0, 1.0, 2.0, 3.0]);
+        assert!(result(&mut [good(), bad], &[4, 2]).unwrap_err().contains("one batch of 2 do not agree"));
+    }
+
+    #[test]
+    fn a_server_that_stops_runs_nothing_more() {
+        let stop = AtomicBool::new(true);
+        let failure = warm_up(&mut [Scripted::of(&[1.0, 1.0])], &[1], &stop).unwrap_err();
+        assert!(failure.message.contains("stops before"), "{failure}");
     }
 }

@@ -193,5 +193,14 @@ async fn what_can_not_be_loaded_ends_the_start_with_its_reason() {
     // Auto is not that strict: a library without CUDA runs on the CPU, and the info metric says so.
     let auto = json!({"executionProvider": "Auto"});
     let server = Server::onnx("tiny-image", auto).await.unwrap();
-    assert!(server.page().await.contains(r#"provider="Cpu""#));
+    let page = server.page().await;
+    assert!(page.contains(r#"provider="Cpu""#));
+    for part in ["nv_model_load_duration_secs{", r#"phase="sha256""#, r#"phase="session""#, r#"phase="warm_up_1""#] {
+        assert!(page.contains(part), "{part} is not in\n{page}");
+    }
+    assert!(!page.contains("nv_gpu_"), "no GPU, no series");
+    let config = server.get_json("/v2/models/tiny-image/config").await;
+    assert_eq!(config["parameters"]["execution_provider"]["string_value"], "Cpu");
+    let reason = config["parameters"]["execution_provider_reason"]["string_value"].as_str().unwrap();
+    assert_eq!(reason, "the library has nothing but the CPU");
 }

@@ -12,8 +12,11 @@ pub const PLACED: &str = "Placed";
 pub const METRICS_AVAILABLE: &str = "MetricsAvailable";
 /// Flotilla writes the replicas.
 pub const SCALING_ACTIVE: &str = "ScalingActive";
+/// TensorRT engines would be built again by every new replica.
+pub const ENGINE_CACHE_MISSING: &str = "EngineCacheMissing";
 /// Nothing more will happen before somebody changes something (kstatus).
 pub const STALLED: &str = "Stalled";
 
 /// Every condition type, in the order of the status.
-pub const ALL: [&str; 7] = [READY, AVAILABLE, PROGRESSING, PLACED, METRICS_AVAILABLE, SCALING_ACTIVE, STALLED];
+pub const ALL: [&str; 8] =
+    [READY, AVAILABLE, PROGRESSING, PLACED, METRICS_AVAILABLE, SCALING_ACTIVE, ENGINE_CACHE_MISSING, STALLED];

@@ -37,6 +37,10 @@ pub struct Runtime {
     #[schemars(range(min = 1, max = 32))]
     #[serde(default = "default_instances")]
     pub instances_per_replica: i32,
+    /// Where TensorRT's engines and Auto's decisions are kept. Without a PersistentVolumeClaim, Auto leaves TensorRT out, because
+    /// every new replica would build its engines for minutes.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub cache: Option<EngineCache>,
     /// CPU and memory of the server's container; GPUs are asked for in placement.gpu.
     #[schemars(schema_with = "resources_schema")]
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -57,6 +61,7 @@ impl Default for Runtime {
             max_batch_size: default_max_batch_size(),
             max_queue_delay_microseconds: 0,
             instances_per_replica: default_instances(),
+            cache: None,
             resources: None,
             pod_template: None,
         }
@@ -69,6 +74,44 @@ fn default_max_batch_size() -> i32 {
 
 fn default_instances() -> i32 {
     1
+}
+
+/// Exactly one place for engines.
+#[derive(Clone, Debug, Default, Deserialize, KubeSchema, PartialEq, Serialize)]
+#[serde(rename_all = "camelCase")]
+#[x_kube(validation = Rule::new("has(self.emptyDir) != has(self.persistentVolumeClaim)")
+    .message("set exactly one of emptyDir and persistentVolumeClaim"))]
+pub struct EngineCache {
+    /// A folder of the pod: kept when the server's container starts again, gone with the pod.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub empty_dir: Option<EmptyDirCache>,
+    /// A claim in the same namespace, mounted for writing. All replicas use it, so it must be ReadWriteMany where they run on
+    /// several nodes.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub persistent_volume_claim: Option<ClaimCache>,
+}
+
+/// A cache that lives as long as its pod.
+#[derive(Clone, Debug, Default, Deserialize, KubeSchema, PartialEq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct EmptyDirCache {
+    /// What the node gives at most, in MiB; the server keeps less than that.
+    #[schemars(range(min = 64, max = 1_048_576))]
+    #[serde(default = "default_cache_mebibytes")]
+    pub max_mebibytes: i32,
+}
+
+/// A cache that outlives its pods.
+#[derive(Clone, Debug, Default, Deserialize, KubeSchema, PartialEq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct ClaimCache {
+    /// The claim's name.
+    #[schemars(length(min = 1, max = 253), regex(pattern = r"^[a-z0-9]([-a-z0-9.]*[a-z0-9])?$"))]
+    pub claim_name: String,
+}
+
+fn default_cache_mebibytes() -> i32 {
+    8192
 }
 
 /// CPU and memory of a container. Quantities as Kubernetes writes them, for example 500m or 2Gi; whole numbers need no quotes.

@@ -5,10 +5,14 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
 
 use super::rollout::{self, RolloutPlan};
 use super::status::{Findings, Stop, verdict_text};
-use crate::api::condition::{AVAILABLE, METRICS_AVAILABLE, PLACED, PROGRESSING, READY, SCALING_ACTIVE, STALLED};
+use crate::api::condition::{
+    AVAILABLE, ENGINE_CACHE_MISSING, METRICS_AVAILABLE, PLACED, PROGRESSING, READY, SCALING_ACTIVE, STALLED,
+};
+use crate::api::runtime::{Engine, ExecutionProvider};
 use crate::api::scaling::ScalingMode;
 use crate::placement::Verdict;
 use crate::scaling::Reason;
+use crate::service::{EngineCache, ValidatedService};
 
 /// What a condition says: its status, a reason in one word, a message for people.
 struct Finding {
@@ -34,7 +38,7 @@ pub fn set_rejected(conditions: &mut Vec<Condition>, generation: i64, stop: &Sto
     ] {
         put(conditions, kind, finding, generation, now);
     }
-    for kind in [AVAILABLE, PLACED, METRICS_AVAILABLE, SCALING_ACTIVE] {
+    for kind in [AVAILABLE, PLACED, METRICS_AVAILABLE, SCALING_ACTIVE, ENGINE_CACHE_MISSING] {
         if !conditions.iter().any(|condition| condition.type_ == kind) {
             put(conditions, kind, unknown(), generation, now);
         }
@@ -52,6 +56,7 @@ pub fn set(conditions: &mut Vec<Condition>, found: &Findings, now: Timestamp) {
         (PLACED, placed(found)),
         (METRICS_AVAILABLE, metrics_available(found)),
         (SCALING_ACTIVE, scaling_active(found)),
+        (ENGINE_CACHE_MISSING, engine_cache_missing(found.service)),
         (STALLED, stalled(obstacle.as_ref())),
     ] {
         put(conditions, kind, finding, generation, now);
@@ -180,6 +185,31 @@ fn scaling_active(found: &Findings) -> Finding {
         ScalingMode::External => {
             Finding::new("True", "External", "replicas follow spec.replicas, within minReplicas and maxReplicas")
         }
+    }
+}
+
+/// Said before the first replica pays for it: what Auto leaves out, nobody would find in a log of a server that runs well.
+fn engine_cache_missing(service: &ValidatedService) -> Finding {
+    let provider = service.runtime.execution_provider;
+    let is_kept = service.runtime.cache.as_ref().is_some_and(EngineCache::is_persistent);
+    let consequence = match provider {
+        _ if service.gpu.is_none() || service.runtime.engine != Engine::OnnxRuntime => None,
+        ExecutionProvider::Auto => Some("Auto leaves TensorRT out"),
+        ExecutionProvider::TensorRt => {
+            Some("every new replica builds its TensorRT engines, for minutes, before it is ready")
+        }
+        ExecutionProvider::Cuda | ExecutionProvider::Cpu => None,
+    };
+    match consequence {
+        None => Finding::new("False", "NotNeeded", "no TensorRT engines are built"),
+        Some(_) if is_kept => {
+            Finding::new("False", "Persistent", "TensorRT engines are kept in a PersistentVolumeClaim")
+        }
+        Some(consequence) => Finding::new(
+            "True",
+            "NoPersistentCache",
+            format!("{consequence}: set runtime.cache.persistentVolumeClaim, or executionProvider Cuda"),
+        ),
     }
 }
 

@@ -105,6 +105,25 @@ fn failing(reason: &str) -> PodView {
 }
 
 #[test]
+fn an_engine_cache_is_missed_where_engines_would_be_built_again() {
+    let claim = json!({"persistentVolumeClaim": {"claimName": "engines"}});
+    let gpu = json!({"gpu": {}});
+    for (provider, cache, placement, expected) in [
+        ("Auto", json!(null), &gpu, ("True", "NoPersistentCache")),
+        ("Auto", json!({"emptyDir": {"maxMebibytes": 512}}), &gpu, ("True", "NoPersistentCache")),
+        ("Auto", claim.clone(), &gpu, ("False", "Persistent")),
+        ("TensorRt", json!(null), &gpu, ("True", "NoPersistentCache")),
+        ("TensorRt", claim.clone(), &gpu, ("False", "Persistent")),
+        ("Cuda", json!(null), &gpu, ("False", "NotNeeded")),
+        ("Auto", json!(null), &json!({}), ("False", "NotNeeded")),
+    ] {
+        let spec = json!({"runtime": {"executionProvider": provider, "cache": cache}, "placement": placement});
+        let found = says(&world(spec.clone()).first(), "EngineCacheMissing");
+        assert_eq!((found.0.as_str(), found.1.as_str()), expected, "{spec}");
+    }
+}
+
+#[test]
 fn every_condition_is_there_from_the_first_visit_on() {
     for status in [world(json!({})).first(), rejected()] {
         let mut kinds: Vec<_> = status.conditions.iter().map(|condition| condition.type_.as_str()).collect();

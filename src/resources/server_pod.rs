@@ -14,7 +14,7 @@ use super::{common_labels, fetch, settings, string_map, triton};
 use crate::api::labels;
 use crate::api::runtime::Engine;
 use crate::service::validate::MODEL_MOUNT;
-use crate::service::{GpuRequest, ModelVolume, ValidatedService, names};
+use crate::service::{EngineCache, GpuRequest, ModelVolume, ValidatedService, names};
 
 /// The server's container.
 pub const CONTAINER: &str = "server";
@@ -38,7 +38,12 @@ pub const SETTINGS_VOLUME: &str = "settings";
 /// The annotation without which the cluster autoscaler takes volumes for data worth keeping and never removes the node.
 pub const EVICTABLE_VOLUMES: &str = "cluster-autoscaler.kubernetes.io/safe-to-evict-local-volumes";
 
-/// The only writable folder.
+/// Folder of engines and decisions, where the service has a cache.
+pub const CACHE_MOUNT: &str = "/var/cache/flotilla";
+/// Name of its volume.
+const CACHE_VOLUME: &str = "engine-cache";
+
+/// The writable folder that every server has.
 const TMP_MOUNT: &str = "/tmp";
 /// A user and group without a name in any image.
 const USER: i64 = 65532;
@@ -85,9 +90,16 @@ fn own(service: &ValidatedService, settings_name: &str) -> PodTemplateSpec {
     }
 }
 
-/// What may go with a node: a fetched model is fetched again.
+/// What may go with a node: a fetched model is fetched again, an engine built again.
 fn evictable(service: &ValidatedService) -> &'static str {
-    if matches!(service.model.source, ModelVolume::Fetched(_)) { "tmp,model" } else { "tmp" }
+    let is_fetched = matches!(service.model.source, ModelVolume::Fetched(_));
+    let is_cached = matches!(service.runtime.cache, Some(EngineCache::EmptyDir { .. }));
+    match (is_fetched, is_cached) {
+        (true, true) => "tmp,model,engine-cache",
+        (true, false) => "tmp,model",
+        (false, true) => "tmp,engine-cache",
+        (false, false) => "tmp",
+    }
 }
 
 /// A server of the user's own starts as its image or the podTemplate says. It finds model, settings and ports where
@@ -117,11 +129,7 @@ fn server(service: &ValidatedService) -> Container {
         args: Some(vec!["--settings".to_owned(), format!("{SETTINGS_MOUNT}/{}", settings::FILE)]),
         ports: Some(vec![port("http", HTTP_PORT), port("grpc", GRPC_PORT), port("metrics", METRICS_PORT)]),
         resources: Some(resources(service)).filter(|resources| *resources != ResourceRequirements::default()),
-        volume_mounts: Some(vec![
-            mount(MODEL_VOLUME, MODEL_MOUNT, Some(true)),
-            mount(SETTINGS_VOLUME, SETTINGS_MOUNT, Some(true)),
-            mount("tmp", TMP_MOUNT, None),
-        ]),
+        volume_mounts: Some(mounts(service)),
         // Loading and warming up may take 10 minutes; until then nobody calls the server unresponsive.
         startup_probe: Some(Probe { failure_threshold: Some(300), ..probe("/v2/health/ready", 2, 1) }),
         readiness_probe: Some(probe("/v2/health/ready", 1, 1)),
@@ -132,6 +140,18 @@ fn server(service: &ValidatedService) -> Container {
         security_context: Some(restricted_security_context()),
         ..Container::default()
     }
+}
+
+fn mounts(service: &ValidatedService) -> Vec<VolumeMount> {
+    let mut mounts = vec![
+        mount(MODEL_VOLUME, MODEL_MOUNT, Some(true)),
+        mount(SETTINGS_VOLUME, SETTINGS_MOUNT, Some(true)),
+        mount("tmp", TMP_MOUNT, None),
+    ];
+    if service.runtime.cache.is_some() {
+        mounts.push(mount(CACHE_VOLUME, CACHE_MOUNT, None));
+    }
+    mounts
 }
 
 /// The user's processor and memory, and the GPUs. Extended resources need equal requests and limits.
@@ -164,7 +184,7 @@ fn volumes(service: &ValidatedService, settings_name: &str) -> Vec<Volume> {
         },
         ModelVolume::Fetched(model) => fetch::volume(model),
     };
-    vec![
+    let mut volumes = vec![
         Volume { name: MODEL_VOLUME.to_owned(), ..model },
         Volume {
             name: SETTINGS_VOLUME.to_owned(),
@@ -179,7 +199,32 @@ fn volumes(service: &ValidatedService, settings_name: &str) -> Vec<Volume> {
             empty_dir: Some(EmptyDirVolumeSource { size_limit: Some(Quantity("1Gi".to_owned())), medium: None }),
             ..Volume::default()
         },
-    ]
+    ];
+    volumes.extend(service.runtime.cache.as_ref().map(cache));
+    volumes
+}
+
+/// The volume for engines. The pod's fsGroup makes it writable for the server.
+fn cache(cache: &EngineCache) -> Volume {
+    let name = CACHE_VOLUME.to_owned();
+    match cache {
+        EngineCache::EmptyDir { max_mebibytes } => Volume {
+            name,
+            empty_dir: Some(EmptyDirVolumeSource {
+                size_limit: Some(Quantity(format!("{max_mebibytes}Mi"))),
+                medium: None,
+            }),
+            ..Volume::default()
+        },
+        EngineCache::Claim { claim_name } => Volume {
+            name,
+            persistent_volume_claim: Some(PersistentVolumeClaimVolumeSource {
+                claim_name: claim_name.clone(),
+                read_only: None,
+            }),
+            ..Volume::default()
+        },
+    }
 }
 
 fn port(name: &str, number: i32) -> ContainerPort {
@@ -266,6 +311,32 @@ mod tests {
             serde_json::to_value(&spec.volumes.unwrap()[0]).unwrap(),
             json!({"name": "model", "persistentVolumeClaim": {"claimName": "models", "readOnly": true}})
         );
+    }
+
+    /// What the node may evict for, and what the server is told, belong together.
+    #[test]
+    fn a_cache_is_mounted_for_writing() {
+        for (given, volume, annotation) in [
+            (
+                json!({"emptyDir": {"maxMebibytes": 512}}),
+                json!({"name": "engine-cache", "emptyDir": {"sizeLimit": "512Mi"}}),
+                "tmp,engine-cache",
+            ),
+            (
+                json!({"persistentVolumeClaim": {"claimName": "engines"}}),
+                json!({"name": "engine-cache", "persistentVolumeClaim": {"claimName": "engines"}}),
+                "tmp",
+            ),
+        ] {
+            let template = serde_json::to_value(build(&validated(json!({"runtime": {"cache": given}})), "s")).unwrap();
+            assert_eq!(template["spec"]["volumes"][3], volume);
+            assert_eq!(
+                template["spec"]["containers"][0]["volumeMounts"][3],
+                json!({"name": "engine-cache", "mountPath": "/var/cache/flotilla"})
+            );
+            let annotations = &template["metadata"]["annotations"];
+            assert_eq!(annotations["cluster-autoscaler.kubernetes.io/safe-to-evict-local-volumes"], annotation);
+        }
     }
 
     /// Users' own terms are alternatives to each other: a product that held in one of them only would be no requirement.

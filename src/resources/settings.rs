@@ -10,7 +10,7 @@ use serde::Serialize;
 use super::{Error, common_labels, digest, object_meta, triton};
 use crate::api::model::PreprocessingPreset;
 use crate::api::runtime::{Engine, ExecutionProvider};
-use crate::service::{ValidatedService, names};
+use crate::service::{EngineCache, ValidatedService, names};
 
 /// The file's name in the ConfigMap and in the mounted folder.
 pub const FILE: &str = "settings.json";
@@ -19,6 +19,9 @@ pub const FILE: &str = "settings.json";
 pub const DRAIN_DELAY_SECONDS: u32 = 5;
 /// Seconds that it then has for what it accepted.
 pub const DRAIN_TIMEOUT_SECONDS: u32 = 45;
+
+/// What the server keeps in a claim: some dozens of engines, whatever the claim has room for.
+const CLAIM_MEBIBYTES: u32 = 8192;
 
 /// The settings file. The fields' order is the text's order, and the text's digest is the ConfigMap's name: a change here
 /// replaces the pods of every service.
@@ -31,6 +34,9 @@ struct Settings<'a> {
     /// Left out where it is 1, the server's default: the settings of services that never asked for more stay as they were.
     #[serde(skip_serializing_if = "Option::is_none")]
     instances: Option<u32>,
+    /// Absent as before where there is none, so that an upgrade replaces no pod that has no cache.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    cache: Option<Cache>,
     batching: Batching,
     http: Http,
     metrics: Metrics,
@@ -47,6 +53,14 @@ struct Model<'a> {
 #[derive(Debug, Serialize)]
 struct Preprocessing {
     preset: PreprocessingPreset,
+}
+
+#[derive(Debug, Serialize)]
+#[serde(rename_all = "camelCase")]
+struct Cache {
+    path: &'static str,
+    persistent: bool,
+    max_mebibytes: u32,
 }
 
 #[derive(Debug, Serialize)]
@@ -96,6 +110,18 @@ pub fn build(service: &ValidatedService) -> Result<ConfigMap, Error> {
     })
 }
 
+fn cache(cache: &EngineCache) -> Cache {
+    Cache {
+        path: super::server_pod::CACHE_MOUNT,
+        persistent: cache.is_persistent(),
+        max_mebibytes: match cache {
+            // The node evicts a pod that writes more than its limit, and what is being built counts too.
+            EngineCache::EmptyDir { max_mebibytes } => (max_mebibytes / 2).max(1),
+            EngineCache::Claim { .. } => CLAIM_MEBIBYTES,
+        },
+    }
+}
+
 /// The file's text.
 fn text(service: &ValidatedService) -> Result<String, Error> {
     let settings = Settings {
@@ -107,6 +133,7 @@ fn text(service: &ValidatedService) -> Result<String, Error> {
         },
         execution_provider: service.runtime.execution_provider,
         instances: Some(service.runtime.instances).filter(|instances| *instances != 1),
+        cache: service.runtime.cache.as_ref().map(cache),
         batching: Batching {
             max_batch_size: service.runtime.max_batch_size,
             max_queue_delay_microseconds: service.runtime.max_queue_delay.as_micros(),
@@ -134,7 +161,8 @@ mod tests {
     fn the_file_is_the_committed_one() {
         let service = validated(json!({
             "model": {"name": "clip", "preprocessing": {"preset": "Clip"}},
-            "runtime": {"executionProvider": "Cpu", "maxBatchSize": 8, "maxQueueDelayMicroseconds": 500},
+            "runtime": {"executionProvider": "Cpu", "maxBatchSize": 8, "maxQueueDelayMicroseconds": 500,
+                "cache": {"persistentVolumeClaim": {"claimName": "engines"}}},
         }));
         assert_eq!(text(&service).unwrap(), include_str!("testdata/settings.golden.json"));
     }

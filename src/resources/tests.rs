@@ -107,7 +107,7 @@ fn every_field_reaches_its_objects_and_comes_back() {
     let claim =
         |name: &str| json!({"model": {"source": {"image": null, "persistentVolumeClaim": {"claimName": name}}}});
     let uri = |uri: Value| json!({"model": {"source": {"image": null, "uri": uri}}});
-    let table: [(Value, Value, &[&str]); 18] = [
+    let table: [(Value, Value, &[&str]); 20] = [
         (json!({"model": {"name": "a"}}), json!({"model": {"name": "b"}}), &["Deployment", "ConfigMap"]),
         (
             json!({"model": {"source": {"image": {"reference": "m:2"}}}}),
@@ -151,6 +151,16 @@ fn every_field_reaches_its_objects_and_comes_back() {
             json!({"runtime": {"maxQueueDelayMicroseconds": 8}}),
             json!({"runtime": {"maxQueueDelayMicroseconds": 16}}),
             &["Deployment", "ConfigMap"],
+        ),
+        (
+            json!({"runtime": {"cache": {"emptyDir": {}}}}),
+            json!({"runtime": {"cache": {"emptyDir": {"maxMebibytes": 512}}}}),
+            &["Deployment", "ConfigMap"],
+        ),
+        (
+            json!({"runtime": {"cache": {"persistentVolumeClaim": {"claimName": "a"}}}}),
+            json!({"runtime": {"cache": {"persistentVolumeClaim": {"claimName": "b"}}}}),
+            &["Deployment"],
         ),
         (
             json!({"runtime": {"resources": {"requests": {"cpu": "1"}}}}),

@@ -100,10 +100,34 @@ pub struct ValidatedRuntime {
     pub max_queue_delay: Duration,
     /// Copies of the model that execute at the same time; at least one.
     pub instances: u32,
+    /// Where engines are kept.
+    pub cache: Option<EngineCache>,
     /// CPU and memory.
     pub resources: ResourceRequirements,
     /// The user's patch over the generated pod template.
     pub pod_template: Option<PodTemplateSpec>,
+}
+
+/// Where the server keeps engines and decisions.
+#[derive(Clone, Debug, PartialEq)]
+pub enum EngineCache {
+    /// A folder of the pod.
+    EmptyDir {
+        /// The node's limit.
+        max_mebibytes: u32,
+    },
+    /// A PersistentVolumeClaim of the same namespace.
+    Claim {
+        /// Its name.
+        claim_name: String,
+    },
+}
+
+impl EngineCache {
+    /// Whether it outlives a pod.
+    pub fn is_persistent(&self) -> bool {
+        matches!(self, Self::Claim { .. })
+    }
 }
 
 /// The GPUs of one replica.

@@ -11,12 +11,12 @@ use serde_json::Value;
 
 use super::names::MAX_SERVICE_NAME;
 use super::{
-    FetchedModel, GpuRequest, ModelVolume, ValidatedModel, ValidatedRollout, ValidatedRuntime, ValidatedScaling,
-    ValidatedService,
+    EngineCache, FetchedModel, GpuRequest, ModelVolume, ValidatedModel, ValidatedRollout, ValidatedRuntime,
+    ValidatedScaling, ValidatedService,
 };
 use crate::api::InferenceService;
 use crate::api::model::{Model, ModelSource, PreprocessingPreset, UriSource};
-use crate::api::runtime::{Engine, Resources, Runtime};
+use crate::api::runtime::{self, Engine, Resources, Runtime};
 use crate::api::spec::InferenceServiceSpec;
 
 /// Folder of the server's container on which the model's volume is mounted.
@@ -151,9 +151,22 @@ fn runtime(runtime: &Runtime, defaults: &Defaults, gpu_resource: Option<&str>) -
                 .map_err(|_| field("spec.runtime.maxQueueDelayMicroseconds", "must not be negative"))?,
         ),
         instances: positive("spec.runtime.instancesPerReplica", runtime.instances_per_replica)?,
+        cache: runtime.cache.as_ref().map(cache).transpose()?,
         resources,
         pod_template: runtime.pod_template.as_ref().map(pod_template).transpose()?,
     })
+}
+
+fn cache(cache: &runtime::EngineCache) -> Result<EngineCache, Error> {
+    match cache {
+        runtime::EngineCache { empty_dir: Some(folder), persistent_volume_claim: None } => Ok(EngineCache::EmptyDir {
+            max_mebibytes: positive("spec.runtime.cache.emptyDir.maxMebibytes", folder.max_mebibytes)?,
+        }),
+        runtime::EngineCache { empty_dir: None, persistent_volume_claim: Some(claim) } => {
+            Ok(EngineCache::Claim { claim_name: claim.claim_name.clone() })
+        }
+        _ => Err(field("spec.runtime.cache", "set exactly one of emptyDir and persistentVolumeClaim")),
+    }
 }
 
 fn resources(given: &Resources) -> ResourceRequirements {
@@ -321,6 +334,11 @@ mod tests {
             (
                 json!({"runtime": {"engine": "Triton", "image": "t:1"}, "model": {"preprocessing": {"preset": "Clip"}}}),
                 "spec.model.preprocessing.preset",
+            ),
+            (json!({"runtime": {"cache": {"emptyDir": null}}}), "spec.runtime.cache"),
+            (
+                json!({"runtime": {"cache": {"emptyDir": {"maxMebibytes": 0}}}}),
+                "spec.runtime.cache.emptyDir.maxMebibytes",
             ),
         ];
         for (spec, expected) in cases {

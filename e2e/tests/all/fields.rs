@@ -46,7 +46,8 @@ fn rows() -> Vec<Row> {
     let claim = || json!({"model": {"source": {"image": null, "persistentVolumeClaim": {"claimName": "c"}}}});
     let uri = |fields: Value| json!({"model": {"source": {"image": null, "uri": patched(&json!({"uri": "s3://m/c"}), &fields)}}});
     let fetcher = "/deployment/spec/template/spec/initContainers/0";
-    let volume = "/deployment/spec/template/spec/volumes/model";
+    let volumes = "/deployment/spec/template/spec/volumes";
+    let volume = format!("{volumes}/model");
     let container = "/deployment/spec/template/spec/containers/0";
     let at = |path: String| -> &'static str { Box::leak(path.into_boxed_str()) };
     vec![
@@ -168,6 +169,20 @@ fn rows() -> Vec<Row> {
             "/settings/batching/maxQueueDelayMicroseconds",
             [json!(500), json!(1000)],
             [json!(0), json!(500), json!(1000)],
+        ),
+        row(
+            "runtime.cache.emptyDir.maxMebibytes",
+            json!({"runtime": {"cache": {"emptyDir": {}}}}),
+            at(format!("{volumes}/engine-cache/emptyDir/sizeLimit")),
+            [json!(512), json!(1024)],
+            [json!("8192Mi"), json!("512Mi"), json!("1024Mi")],
+        ),
+        row(
+            "runtime.cache.persistentVolumeClaim.claimName",
+            json!({"placement": {"gpu": {}}, "runtime": {"executionProvider": "Auto"}}),
+            at(format!("{volumes}/engine-cache/persistentVolumeClaim/claimName")),
+            [json!("a"), json!("b")],
+            [Value::Null, json!("a"), json!("b")],
         ),
         row(
             "runtime.resources.requests",

@@ -28,6 +28,8 @@ pub struct Facts<'a> {
     pub versions: &'a VersionPolicy,
     /// What executes it.
     pub provider: &'a str,
+    /// Why that one, where the server chose it.
+    pub provider_reason: Option<&'a str>,
 }
 
 /// Fills a configuration in. What the model's own says and nothing here changes, stays.
@@ -60,6 +62,9 @@ pub fn complete(own: &ModelConfig, facts: &Facts<'_>) -> ModelConfig {
         config.parameters.insert(key.to_owned(), ModelParameter { string_value: value.to_owned() });
     };
     parameter("execution_provider", facts.provider);
+    if let Some(reason) = facts.provider_reason {
+        parameter("execution_provider_reason", reason);
+    }
     match settings.preprocessing.preset {
         Preset::None => {}
         preset if !own.parameters.contains_key(PREPROCESSING) => parameter(PREPROCESSING, &format!("{preset:?}")),
@@ -149,6 +154,7 @@ mod tests {
             settings: &settings,
             versions: &VersionPolicy::Latest(1),
             provider: "Cpu",
+            provider_reason: Some("it is the only one"),
         };
         text::to_json(&complete(&text::parse(own).unwrap(), &facts)).unwrap()
     }
@@ -167,6 +173,7 @@ mod tests {
         assert_eq!(config["dynamic_batching"]["default_queue_policy"]["max_queue_size"], json!(1024));
         assert_eq!(config["instance_group"][0]["kind"], "KIND_CPU");
         assert_eq!(config["parameters"]["execution_provider"]["string_value"], "Cpu");
+        assert_eq!(config["parameters"]["execution_provider_reason"]["string_value"], "it is the only one");
         assert_eq!(config["model_transaction_policy"]["decoupled"], json!(false));
     }
 

@@ -1,8 +1,12 @@
 //! What executes a batch. A device is owned by one thread and knows nothing of requests.
 
+pub mod engine_cache;
 pub mod fitted;
 mod input;
+mod mapped;
 pub mod onnx;
+pub mod open;
+pub mod probe;
 pub mod timer;
 
 use std::time::Duration;

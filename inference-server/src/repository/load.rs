@@ -1,6 +1,11 @@
 //! From a model's files to a model that answers.
 
-use std::{path::Path, sync::Arc, thread, time::SystemTime};
+use std::{
+    path::Path,
+    sync::{Arc, atomic::AtomicBool},
+    thread,
+    time::SystemTime,
+};
 
 use super::{Serving, report::LoadReport, source::Found};
 use crate::{
@@ -12,14 +17,20 @@ use crate::{
         text,
         wish::Wish,
     },
-    device::{Device, fitted::Fitted, onnx::Onnx, timer::Timer},
+    device::{
+        Device,
+        fitted::Fitted,
+        onnx::accelerators::{AcceleratorError, Accelerators},
+        open::{Opened, Opening, open},
+        timer::Timer,
+    },
     engine::{Engine, EngineConfig, Images, batch::Policy},
     failure::{Failure, Reason},
     image::Preprocessor,
     metrics::Metrics,
     model::{Kind, ModelFiles, Signature},
-    settings::{ExecutionProvider, Preset, Settings, layer::ModelSettings},
-    warm_up::warm_up,
+    settings::{Preset, Settings, layer::ModelSettings},
+    warm_up::{sizes, warm_up},
 };
 
 /// What to load.
@@ -34,6 +45,8 @@ pub(super) struct Order<'a> {
     pub(super) library: Option<&'a Path>,
     /// A configuration in JSON that takes the place of the model's own.
     pub(super) config: Option<&'a str>,
+    /// True when the server stops, and nobody waits for the model any more.
+    pub(super) stop: &'a AtomicBool,
 }
 
 /// What holds for all versions of a model.
@@ -110,22 +123,26 @@ fn load_version(plan: &Plan<'_>, files: &ModelFiles, metrics: Arc<Metrics>) -> R
         Failure::new(Reason::ModelLoadFailed, message, "make the model's files readable for the server's user")
     })?;
     report.spent("sha256");
-    let mut devices = Vec::with_capacity(settings.instances);
-    for _ in 0..settings.instances {
-        let device = open(files, order.library, settings.execution_provider)?;
-        let fit = Fit::new(&plan.config, device.signature()).map_err(|error| refused(order.name, &error))?;
-        devices.push(Fitted::wrap(device, &fit));
-        report.spent("session");
-    }
+    let Opened { devices, choice } = devices(plan, files, &sha256)?;
+    let mut devices = devices
+        .into_iter()
+        .map(|device| {
+            let fit = Fit::new(&plan.config, device.signature())?;
+            Ok(Fitted::wrap(device, &fit))
+        })
+        .collect::<Result<Vec<_>, ConfigError>>()
+        .map_err(|error| refused(order.name, &error))?;
+    report.spent("session");
     let Some(first) = devices.first() else { return Err(Failure::internal("a model has no instance")) };
     let (provider, signature) = (first.provider(), first.signature().clone());
     let images = images(files.kind, settings, &signature)?;
     let samples = samples(&plan.wish.samples, &signature, order.found.folder.path())
         .map_err(|error| refused(order.name, &error))?;
+    let sizes = sizes(settings.max_batch_size, &settings.padding_buckets, signature.is_batched());
+    for size in warm_up(&mut devices, &sizes, order.stop)? {
+        report.add(format!("warm_up_{}", size.rows), size.first + size.second);
+    }
     for device in &mut devices {
-        for (rows, time) in warm_up(device.as_mut(), settings.max_batch_size)? {
-            report.add(format!("warm_up_{rows}"), time);
-        }
         run_samples(device.as_mut(), &samples, &mut report)?;
     }
     let config = complete(
@@ -137,6 +154,7 @@ fn load_version(plan: &Plan<'_>, files: &ModelFiles, metrics: Arc<Metrics>) -> R
             settings,
             versions: &plan.wish.versions,
             provider,
+            provider_reason: choice.as_ref().map(|choice| choice.reason.as_str()),
         },
     );
     metrics
@@ -197,11 +215,33 @@ fn engine_config(model: &str, settings: &ModelSettings, images: Images) -> Engin
     }
 }
 
-/// One instance of the model.
-fn open(files: &ModelFiles, library: Option<&Path>, provider: ExecutionProvider) -> Result<Box<dyn Device>, Failure> {
-    Ok(match files.kind {
-        Kind::Onnx => Box::new(Onnx::load(library, &files.file, provider)?),
-        Kind::Timer => Box::new(Timer::load(&files.file)?),
+/// All instances of the model.
+fn devices(plan: &Plan<'_>, files: &ModelFiles, sha256: &str) -> Result<Opened, Failure> {
+    let Plan { order, settings, wish, .. } = plan;
+    if files.kind == Kind::Timer {
+        let timers = (0..settings.instances).map(|_| Ok(Box::new(Timer::load(&files.file)?) as Box<dyn Device>));
+        return Ok(Opened { devices: timers.collect::<Result<_, Failure>>()?, choice: None });
+    }
+    let mut accelerators = Accelerators::default();
+    wish.accelerators
+        .iter()
+        .try_for_each(|(name, keys)| {
+            accelerators.add(name, keys.iter().map(|(key, value)| (key.as_str(), value.as_str())))
+        })
+        .map_err(|error: AcceleratorError| {
+            let field = "optimization.execution_accelerators";
+            refused(order.name, &ConfigError::invalid(field, error.to_string()))
+        })?;
+    open(&Opening {
+        library: order.library,
+        model: &files.file,
+        model_sha256: sha256,
+        provider: settings.execution_provider,
+        instances: settings.instances,
+        max_rows: settings.max_batch_size,
+        buckets: &settings.padding_buckets,
+        accelerators: &accelerators,
+        cache: order.settings.cache.as_ref(),
     })
 }
 

@@ -35,6 +35,7 @@ use crate::{
     config::ModelConfig,
     engine::Engine,
     failure::Failure,
+    gpu,
     metrics::{self, Metrics, host::Host},
     settings::{ALL_MODELS, ControlMode, Settings},
 };
@@ -98,6 +99,7 @@ pub struct Repository {
     turns: Arc<Semaphore>,
     is_draining: AtomicBool,
     host: Host,
+    gpus: gpu::Page,
 }
 
 impl Repository {
@@ -129,6 +131,7 @@ impl Repository {
             turns: Arc::new(Semaphore::new(0)),
             is_draining: AtomicBool::new(false),
             host: Host::new(),
+            gpus: gpu::start(),
         }))
     }
 
@@ -195,7 +198,10 @@ impl Repository {
             }
             shelf.metrics().cloned().collect()
         };
-        metrics::process_page(self.started) + &self.host.page() + &metrics::render(shown.iter().map(AsRef::as_ref))
+        metrics::process_page(self.started)
+            + &self.host.page()
+            + &self.gpus.text()
+            + &metrics::render(shown.iter().map(AsRef::as_ref))
     }
 
     /// Loads the models of the start, one after the other. One that fails does not end the others, but at least one must be ready.
@@ -236,7 +242,8 @@ impl Repository {
         let result = self.source.find(name).and_then(|found| {
             let library = self.library.as_deref();
             let settings = &self.settings;
-            load::load(&load::Order { name, found: &found, settings, library, config }, announce)
+            let stop = &self.is_draining;
+            load::load(&load::Order { name, found: &found, settings, library, config, stop }, announce)
         });
         match result {
             Ok(servings) => {
