@@ -3,7 +3,7 @@
 //! A few kilobytes can become gigabytes. So the inflated bytes have the same bound as ones that came as they are, and beyond
 //! [`FREE`] bytes they may be at most [`RATIO`] times what was sent: nothing that a model takes is as empty as a bomb.
 
-use std::io::{BufRead, Read, Write};
+use std::io::{self, Read, Write};
 
 use flate2::{
     Compression,
@@ -17,6 +17,9 @@ const FREE: usize = 4 << 20;
 const RATIO: usize = 100;
 /// The bytes that are inflated at a time, between two looks at the bounds.
 const STEP: u64 = 64 * 1024;
+
+/// What is put behind compressed bytes to see where they end.
+const BEHIND: &[u8] = &[0; 8];
 
 /// The compressions that clients of both protocols know.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -82,15 +85,20 @@ impl Encoding {
         grow: impl FnMut(usize) -> bool,
     ) -> Result<Vec<u8>, InflateError> {
         let bounds = Bounds { limit, ratio: compressed.len().saturating_mul(RATIO).max(FREE) };
+        // The library takes a stream that ends early for a short one. So it gets a few bytes more, which a whole one leaves alone.
+        let input = compressed.chain(BEHIND);
         let (bytes, rest) = match self {
             Self::Gzip => {
-                let mut decoder = GzDecoder::new(compressed);
+                let mut decoder = GzDecoder::new(input);
                 (read(&mut decoder, bounds, grow)?, rest(decoder.into_inner()))
             }
             Self::Deflate => {
-                let mut decoder = ZlibDecoder::new(compressed);
+                let mut decoder = ZlibDecoder::new(input);
                 (read(&mut decoder, bounds, grow)?, rest(decoder.into_inner()))
             }
+        };
+        let Some(rest) = rest.checked_sub(BEHIND.len()) else {
+            return Err(InflateError::Corrupt("it ends early".to_owned()));
         };
         if rest > 0 {
             return Err(InflateError::Corrupt(format!("{rest} bytes are left behind its end")));
@@ -102,7 +110,7 @@ impl Encoding {
     ///
     /// # Errors
     /// Never with a target in memory; the library says that it might.
-    pub fn deflate(self, bytes: &[u8]) -> std::io::Result<Vec<u8>> {
+    pub fn deflate(self, bytes: &[u8]) -> io::Result<Vec<u8>> {
         let target = Vec::with_capacity(bytes.len() / 2);
         match self {
             Self::Gzip => {
@@ -145,8 +153,8 @@ fn read(decoder: &mut impl Read, bounds: Bounds, mut grow: impl FnMut(usize) -> 
     }
 }
 
-fn rest(mut left: impl BufRead) -> usize {
-    left.fill_buf().map_or(0, <[u8]>::len)
+fn rest(mut left: impl Read) -> usize {
+    io::copy(&mut left, &mut io::sink()).map_or(0, |count| usize::try_from(count).unwrap_or(usize::MAX))
 }
 
 #[cfg(test)]
