@@ -16,7 +16,9 @@ use std::{
 use super::{
     InferError,
     batch::{Next, Open, Policy},
-    forming::{Layout, Memory},
+    forming::Memory,
+    layout::Layout,
+    sleepers::Sleepers,
     state::{File, Member, Reserved, Snapshot, Start, State},
     ticket::{Content, Ticket},
 };
@@ -81,13 +83,6 @@ struct Floor {
     is_closed: bool,
 }
 
-/// Threads that wait on one condition. Each is called once, so that the same news does not cost two system calls.
-#[derive(Debug, Default)]
-struct Sleepers {
-    asleep: usize,
-    called: usize,
-}
-
 /// A request that wants to be admitted.
 #[derive(Debug)]
 pub(super) struct Draft {
@@ -101,26 +96,6 @@ pub(super) struct Draft {
     pub(super) level: u32,
     /// The number of threads that decode.
     pub(super) decoders: usize,
-}
-
-impl Sleepers {
-    fn call(&mut self) -> bool {
-        let somebody_sleeps = self.asleep > 0;
-        if somebody_sleeps {
-            self.asleep -= 1;
-            self.called += 1;
-        }
-        somebody_sleeps
-    }
-
-    /// Whether it was called or woke up by itself, one of those who slept is awake.
-    fn wake(&mut self) {
-        if self.called > 0 {
-            self.called -= 1;
-        } else {
-            self.asleep -= 1;
-        }
-    }
 }
 
 impl Shared {
@@ -239,7 +214,7 @@ impl Shared {
             for _ in 0..self.call_hands(&mut floor) {
                 self.hands.notify_one();
             }
-            floor.devices.asleep += 1;
+            floor.devices.sleep();
             floor = wait(&self.devices, floor, timeout);
             floor.devices.wake();
         }
@@ -261,7 +236,7 @@ impl Shared {
             if floor.is_closed {
                 return None;
             }
-            if floor.devices.asleep == 0 && floor.state.copies() > 0 {
+            if floor.devices.asleep() == 0 && floor.state.copies() > 0 {
                 floor = self.copy(floor, 1, false);
                 // Meanwhile the device may have become idle, and wait for just these rows.
                 self.release(floor);
@@ -274,7 +249,7 @@ impl Shared {
                 self.release(floor);
                 return Some(file);
             }
-            floor.hands.asleep += 1;
+            floor.hands.sleep();
             floor = wait(&self.hands, floor, None);
             floor.hands.wake();
         }
@@ -352,7 +327,7 @@ impl Shared {
     /// Copies at most so many portions into the batch. `is_device`: the caller is an idle device.
     fn copy<'a>(&'a self, mut floor: MutexGuard<'a, Floor>, most: usize, is_device: bool) -> MutexGuard<'a, Floor> {
         for _ in 0..most {
-            let is_idle = is_device || floor.devices.asleep > 0;
+            let is_idle = is_device || floor.devices.asleep() > 0;
             match floor.state.reserve(is_idle, Instant::now()) {
                 None => break,
                 Some(Reserved::Lent) => {}
@@ -397,9 +372,9 @@ impl Shared {
     fn call_hands(&self, floor: &mut Floor) -> usize {
         let (files, decoded) = floor.state.images();
         let decodable = files.min(self.limits.decoded.saturating_sub(decoded));
-        let are_devices_busy = floor.devices.asleep + floor.devices.called == 0;
+        let are_devices_busy = floor.devices.asleep() + floor.devices.called() == 0;
         let is_worth_it = floor.state.copies().saturating_mul(self.row_bytes) >= WORTH_A_THREAD;
-        let wanted = (decodable + usize::from(are_devices_busy && is_worth_it)).saturating_sub(floor.hands.called);
+        let wanted = (decodable + usize::from(are_devices_busy && is_worth_it)).saturating_sub(floor.hands.called());
         (0..wanted).take_while(|_| floor.hands.call()).count()
     }
 

@@ -13,7 +13,8 @@ use bytes::{Bytes, BytesMut};
 
 use super::{
     forecast::{Ahead, Forecast},
-    forming::{Batch, Forming, Item, Layout, Memory, Writing},
+    forming::{Batch, Forming, Memory, Writing},
+    layout::{Item, Layout},
     order::{Arrival, Order, Portion},
     ticket::{Content, Ticket},
 };

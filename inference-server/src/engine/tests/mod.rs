@@ -18,6 +18,10 @@ use bytes::Bytes;
 use super::*;
 use crate::{
     device::{BatchInput, DeviceError, Executed},
+    engine::{
+        batch::Policy,
+        request::{NamedTensor, Payload},
+    },
     model::TensorSpec,
     tensor::{Data, DataType, Tensor},
 };
