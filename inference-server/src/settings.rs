@@ -15,6 +15,7 @@ use clap::ValueEnum;
 use serde::Deserialize;
 
 use self::layer::{Batching, Layer};
+pub use crate::image::options::{Preprocessing, Preset};
 
 /// The most models that a server has.
 pub const MAX_MODELS: usize = 1024;
@@ -87,27 +88,6 @@ pub enum ControlMode {
     None,
     /// Only the named ones are, and clients load and unload models.
     Explicit,
-}
-
-/// What an image in a request becomes before the model sees it.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize)]
-#[serde(rename_all = "camelCase", deny_unknown_fields)]
-pub struct Preprocessing {
-    /// The recipe.
-    #[serde(default)]
-    pub preset: Preset,
-}
-
-/// A named recipe from image to tensor.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize)]
-pub enum Preset {
-    /// No images: tensors only.
-    #[default]
-    None,
-    /// Bicubic resize of the short side to the model's size, centre crop, CLIP's mean and deviation.
-    Clip,
-    /// Bicubic resize of the short side to 256/224 of the model's size, centre crop, `ImageNet`'s mean and deviation.
-    ImageNet,
 }
 
 /// Which hardware executes the model.

@@ -6,14 +6,14 @@
 
 use std::ops::Range;
 
-use fearless_simd::{Level, dispatch};
+use fearless_simd::{Level, Simd, dispatch, i16x16, i32x8, prelude::*, u8x16};
 
-use super::taps::{Axis, PRECISION_BITS, Taps};
+use super::taps::{Axis, LOW_BITS, PRECISION_BITS, Taps};
 
 /// Half of the last kept place: what makes a shift round.
 const HALF: i32 = 1 << (PRECISION_BITS - 1);
-/// How many products are added side by side: a register of AVX2 holds eight sums.
-const LANES: usize = 8;
+/// How many samples are weighed at once.
+const LANES: usize = 16;
 
 /// Resizes one image after the other; its buffers are kept.
 #[derive(Debug)]
@@ -52,8 +52,8 @@ impl Default for Resampler {
 impl Resampler {
     /// Begins an image of a number of planes.
     pub fn begin(&mut self, horizontal: Axis, vertical: Axis, planes: usize) {
-        self.columns.prepare(horizontal);
-        self.rows.prepare(vertical);
+        self.columns.prepare(horizontal, LANES);
+        self.rows.prepare(vertical, 1);
         self.planes = planes;
         self.slots = self.rows.most_at_once();
         let width = planes * horizontal.length;
@@ -79,7 +79,13 @@ impl Resampler {
     /// it is done, plane after plane.
     pub fn push(&mut self, row: &[&[u8]], mut finish: impl FnMut(usize, &[u8])) {
         let width = self.columns.len();
-        dispatch!(self.level, _simd => horizontal(row, &self.columns, &mut self.narrow, width));
+        match *row {
+            [gray] => dispatch!(self.level, simd => horizontal(simd, [gray], &self.columns, &mut self.narrow, width)),
+            [red, green, blue] => {
+                dispatch!(self.level, simd => horizontal(simd, [red, green, blue], &self.columns, &mut self.narrow, width));
+            }
+            _ => return,
+        }
         let stride = width * self.planes;
         let input = self.next_input;
         self.next_input += 1;
@@ -105,30 +111,46 @@ impl Resampler {
 
 /// The horizontal pass of one row.
 #[inline(always)]
-fn horizontal(row: &[&[u8]], columns: &Taps, narrow: &mut [u8], width: usize) {
+fn horizontal<S: Simd, const N: usize>(simd: S, row: [&[u8]; N], columns: &Taps, narrow: &mut [u8], width: usize) {
     let start = columns.span().start;
-    for (samples, narrow) in row.iter().zip(narrow.chunks_exact_mut(width)) {
-        for (position, value) in narrow.iter_mut().enumerate() {
-            let (first, weights) = columns.of(position);
-            let samples = &samples[first - start..first - start + weights.len()];
-            *value = clip(weigh(samples, weights));
+    for (position, (first, weights)) in columns.split().enumerate() {
+        let sums = weigh(simd, &row, first - start, weights);
+        for plane in 0..N {
+            narrow[plane * width + position] = clip(sums[plane]);
         }
     }
 }
 
-/// The weighted sum of samples.
+/// The weighted sums of samples. The products of 16 bits are added in pairs, high and low parts of the weights apart.
+///
+/// Vectors go through loops and not through closures, which would be compiled without the processor's instructions for them.
 #[inline(always)]
-fn weigh(samples: &[u8], weights: &[i32]) -> i32 {
-    let (samples, last_samples) = samples.as_chunks::<LANES>();
-    let (weights, last_weights) = weights.as_chunks::<LANES>();
-    let mut sums = [0; LANES];
-    for (samples, weights) in samples.iter().zip(weights) {
-        for lane in 0..LANES {
-            sums[lane] += i32::from(samples[lane]) * weights[lane];
+fn weigh<S: Simd, const N: usize>(simd: S, row: &[&[u8]; N], first: usize, (high, low): (&[i16], &[i16])) -> [i32; N] {
+    let whole = high.len() / LANES * LANES;
+    let mut high_sums = [i32x8::splat(simd, 0); N];
+    let mut low_sums = [i32x8::splat(simd, 0); N];
+    let mut at = 0;
+    while at < whole {
+        let high = i16x16::from_slice(simd, &high[at..at + LANES]);
+        let low = i16x16::from_slice(simd, &low[at..at + LANES]);
+        for plane in 0..N {
+            let (left, right) = u8x16::from_slice(simd, &row[plane][first + at..first + at + LANES]).widen();
+            let samples: i16x16<S> = left.combine(right).bitcast();
+            high_sums[plane] += samples.pairwise_dot_product(high);
+            low_sums[plane] += samples.pairwise_dot_product(low);
+        }
+        at += LANES;
+    }
+    let mut sums = [HALF; N];
+    for plane in 0..N {
+        let both = (high_sums[plane] << LOW_BITS) + low_sums[plane];
+        sums[plane] = sums[plane].wrapping_add(both.reduce_sum());
+        for at in whole..high.len() {
+            let weight = (i32::from(high[at]) << LOW_BITS) + i32::from(low[at]);
+            sums[plane] = sums[plane].wrapping_add(i32::from(row[plane][first + at]) * weight);
         }
     }
-    let rest: i32 = last_samples.iter().zip(last_weights).map(|(sample, weight)| i32::from(*sample) * weight).sum();
-    HALF + rest + sums.iter().sum::<i32>()
+    sums
 }
 
 /// A row's part in an output row.

@@ -6,8 +6,8 @@ use serde::Deserialize;
 
 /// Pillow's precision: 32 bits less 8 for the sample and 2 for the kernel's overshoot.
 pub const PRECISION_BITS: u32 = 32 - 8 - 2;
-/// Weights come in multiples of this many, zeros among them, so that the sums run in whole registers.
-const ALIGNMENT: usize = 8;
+/// How many bits the lower part of a split weight has.
+pub const LOW_BITS: u32 = 9;
 
 /// The kernel that weighs positions, by Pillow's name.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize)]
@@ -44,14 +44,19 @@ pub struct Taps {
     axis: Option<Axis>,
     firsts: Vec<usize>,
     weights: Vec<i32>,
+    /// The weights in two parts of 16 bits: `high << LOW_BITS` plus `low`.
+    high: Vec<i16>,
+    low: Vec<i16>,
     /// How many weights a position has.
     count: usize,
     span: Range<usize>,
 }
 
+#[expect(clippy::cast_possible_truncation, reason = "weights have 24 bits at most: the parts have 15 and 9")]
 impl Taps {
-    /// Computes them, unless they are of this axis already.
-    pub fn prepare(&mut self, axis: Axis) {
+    /// Computes them, unless they are of this axis already. Each position gets a multiple of `alignment` weights, zeros among
+    /// them, if the axis is that long.
+    pub fn prepare(&mut self, axis: Axis, alignment: usize) {
         if self.axis == Some(axis) {
             return;
         }
@@ -61,7 +66,7 @@ impl Taps {
         let end = exact.iter().map(|(first, weights)| first + weights.len()).max().unwrap_or(0);
         self.span = start..end;
         let most = exact.iter().map(|(_, weights)| weights.len()).max().unwrap_or(0);
-        self.count = most.next_multiple_of(ALIGNMENT).min(end - start);
+        self.count = most.next_multiple_of(alignment).min(end - start);
         self.firsts.clear();
         self.weights.clear();
         self.weights.resize(exact.len() * self.count, 0);
@@ -71,6 +76,11 @@ impl Taps {
             self.firsts.push(from);
             padded[first - from..first - from + weights.len()].copy_from_slice(weights);
         }
+        let half = 1 << (LOW_BITS - 1);
+        self.high.clear();
+        self.high.extend(self.weights.iter().map(|weight| ((weight + half) >> LOW_BITS) as i16));
+        self.low.clear();
+        self.low.extend(self.weights.iter().map(|weight| (((weight + half) & ((1 << LOW_BITS) - 1)) - half) as i16));
     }
 
     /// The number of wanted positions.
@@ -87,6 +97,13 @@ impl Taps {
     #[inline]
     pub fn of(&self, position: usize) -> (usize, &[i32]) {
         (self.firsts[position], &self.weights[position * self.count..(position + 1) * self.count])
+    }
+
+    /// The first position before, and both parts of the weights, of each in its order.
+    #[inline]
+    pub fn split(&self) -> impl Iterator<Item = (usize, (&[i16], &[i16]))> {
+        let parts = self.high.chunks_exact(self.count.max(1)).zip(self.low.chunks_exact(self.count.max(1)));
+        self.firsts.iter().copied().zip(parts)
     }
 
     /// To how many wanted positions one position before belongs, at most.

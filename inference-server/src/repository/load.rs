@@ -250,7 +250,7 @@ fn images(kind: Kind, settings: &ModelSettings, signature: &Signature) -> Result
     Ok(match (kind, settings.preprocessing.preset) {
         (Kind::Timer, Preset::None) => Images::Refused,
         (Kind::Timer, _) => Images::Ignored,
-        (Kind::Onnx, preset) => Preprocessor::new(preset, signature)?
+        (Kind::Onnx, _) => Preprocessor::new(settings.preprocessing, signature)?
             .map_or(Images::Refused, |preprocessor| Images::Decoded(Arc::new(preprocessor))),
     })
 }

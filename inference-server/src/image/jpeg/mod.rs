@@ -66,7 +66,6 @@ pub struct Jpeg<'a> {
 }
 
 /// How much smaller than it is an image is decoded, along each edge.
-#[expect(dead_code, reason = "an option to come")]
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Reduction {
     /// Not at all.
@@ -80,6 +79,16 @@ pub enum Reduction {
 }
 
 impl Reduction {
+    /// The strongest that divides by no more than that.
+    pub fn by(most: usize) -> Self {
+        match most {
+            0 | 1 => Self::None,
+            2 | 3 => Self::Half,
+            4..=7 => Self::Quarter,
+            _ => Self::Eighth,
+        }
+    }
+
     /// What an edge is divided by.
     pub fn divisor(self) -> usize {
         match self {
@@ -107,7 +116,6 @@ impl<'a> Jpeg<'a> {
         self.segments.frame.as_ref().map_or((0, 0), |frame| (frame.width, frame.height))
     }
 
-    #[expect(dead_code, reason = "an option to come")]
     /// The camera's metadata, where there are some: a TIFF file.
     pub fn exif(&self) -> Option<&'a [u8]> {
         self.segments.exif
