@@ -175,7 +175,7 @@ fn rows() -> Vec<Row> {
             json!({"runtime": {"cache": {"emptyDir": {}}}}),
             at(format!("{volumes}/engine-cache/emptyDir/sizeLimit")),
             [json!(512), json!(1024)],
-            [json!("8192Mi"), json!("512Mi"), json!("1024Mi")],
+            [json!("8Gi"), json!("512Mi"), json!("1Gi")],
         ),
         row(
             "runtime.cache.persistentVolumeClaim.claimName",
