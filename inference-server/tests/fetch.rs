@@ -36,18 +36,24 @@ async fn a_download_that_is_cut_goes_on_where_it_was() {
     let order = Order::new(&format!("{}/m.onnx", web.url), &[]);
     assert_eq!(order.fetch().await.unwrap().sha256, sha256(&content));
     let ranges: Vec<_> = web.asked().into_iter().map(|asked| asked.range).collect();
-    assert_eq!(ranges, [None, Some("bytes=300000-".to_owned()), Some("bytes=800000-".to_owned())]);
+    // A busy machine may lose the last bytes before a cut.
+    let begins: Vec<usize> = ranges
+        .iter()
+        .map(|range| {
+            range.as_ref().map_or(0, |range| range.trim_matches(|c: char| !c.is_ascii_digit()).parse().unwrap())
+        })
+        .collect();
+    assert!(begins.len() == 3 && begins[0] == 0, "{ranges:?}");
+    assert!(0 < begins[1] && begins[1] <= 300_000 && begins[1] < begins[2] && begins[2] <= 800_000, "{ranges:?}");
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn another_run_goes_on_where_one_was_stopped() {
     let web = Web::start().await;
     let content = noise(1 << 20);
-    web.file("/m.onnx", &content, ETAG).cut(&[300_000]);
+    web.file("/m.onnx", &content, ETAG).stall(300_000);
     let order = Order::new(&format!("{}/m.onnx", web.url), &[]);
-    // Stopped while it waits for its second attempt.
-    let stopped = tokio::time::timeout(std::time::Duration::from_millis(500), order.fetch()).await;
-    assert!(stopped.is_err() && order.partial().join("files/m.onnx").metadata().unwrap().len() == 300_000);
+    order.stopped_after("m.onnx", 300_000).await;
     web.asked();
     assert_eq!(order.fetch().await.unwrap().sha256, sha256(&content));
     assert_eq!(web.asked()[0].range.as_deref(), Some("bytes=300000-"));
@@ -56,10 +62,9 @@ async fn another_run_goes_on_where_one_was_stopped() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_file_that_changed_is_begun_again() {
     let web = Web::start().await;
-    web.file("/m.onnx", &noise(1 << 20), ETAG).cut(&[300_000]);
+    web.file("/m.onnx", &noise(1 << 20), ETAG).stall(300_000);
     let order = Order::new(&format!("{}/m.onnx", web.url), &[]);
-    let stopped = tokio::time::timeout(std::time::Duration::from_millis(500), order.fetch()).await;
-    assert!(stopped.is_err());
+    order.stopped_after("m.onnx", 300_000).await;
     web.file("/m.onnx", b"another one", "\"two\"");
     assert_eq!(order.fetch().await.unwrap().sha256, sha256(b"another one"));
 }
@@ -114,6 +119,27 @@ async fn redirects_lead_where_they_may() {
         assert_eq!(reason, "RedirectRefused", "{path}: {text}");
     }
     assert_eq!(other.asked(), [], "nothing was sent to where a redirect may not lead");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_server_has_to_prove_who_it_is_and_encryption_is_not_given_up() {
+    let (web, certificate) = Web::start_tls().await;
+    let plain = Web::start().await;
+    web.file("/m.onnx", b"weights", ETAG).answer(
+        "/down.onnx",
+        302,
+        &[("location", &format!("{}/m.onnx", plain.url))],
+        "",
+    );
+    let order = |path: &str, pem: &str| Order::new(&format!("{}{path}", web.url), &[("CA_CERTIFICATES", pem)]);
+    order("/m.onnx", &certificate).fetch().await.unwrap();
+    let (reason, text) = order("/m.onnx", "").failure().await;
+    assert!(reason == "SourceUnreachable" && text.contains("certificate is not accepted"), "{text}");
+    let (reason, text) = order("/m.onnx", "-----BEGIN CERTIFICATE-----\n!\n-----END CERTIFICATE-----").failure().await;
+    assert!(reason == "SourceInvalid" && text.contains("CA_CERTIFICATES"), "{text}");
+    let (reason, text) = order("/down.onnx", &certificate).failure().await;
+    assert!(reason == "RedirectRefused" && text.contains("without encryption"), "{text}");
+    assert_eq!(plain.asked(), []);
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -19,7 +19,7 @@ use url::Url;
 use super::{
     Error, MAX_FILES,
     address::Chosen,
-    client::{Clients, Refusal, cause, causes},
+    client::{Clients, Refusal, SendError, cause, causes},
     credentials::Credentials,
     source::{Opened, Remote},
     uri::{Kind, Store, Uri},
@@ -128,11 +128,10 @@ fn to_error(uri: &Uri, error: &object_store::Error) -> Error {
     if let Some(refusal) = cause::<Refusal>(error) {
         return refusal.clone().into_error(place);
     }
-    let problem = match cause::<Transport>(error) {
-        Some(Transport(problem)) => problem.clone(),
-        None => "the answer is not what such a store answers".to_owned(),
-    };
-    Error::Unreachable { place, problem }
+    if let Some(error) = cause::<SendError>(error) {
+        return error.clone().into_error(place);
+    }
+    Error::Unreachable { place, problem: "the answer is not what such a store answers".to_owned() }
 }
 
 fn s3(bucket: &str, connector: Connector, credentials: &Credentials) -> Result<object_store::aws::AmazonS3, Error> {
@@ -225,27 +224,24 @@ impl HttpConnector for Connector {
 #[derive(Debug)]
 struct Service(Clients);
 
-/// Why no answer came.
-#[derive(Debug, thiserror::Error)]
-#[error("{0}")]
-struct Transport(String);
-
-fn transport(problem: String) -> HttpError {
-    HttpError::new(HttpErrorKind::Unknown, Transport(problem))
+fn failed(error: SendError) -> HttpError {
+    HttpError::new(HttpErrorKind::Unknown, error)
 }
 
 #[async_trait]
 impl HttpService for Service {
     async fn call(&self, request: HttpRequest) -> Result<HttpResponse, HttpError> {
         let (parts, body) = request.into_parts();
-        let url = Url::parse(&parts.uri.to_string()).map_err(|error| transport(error.to_string()))?;
+        let url =
+            Url::parse(&parts.uri.to_string()).map_err(|error| failed(SendError::Transport(error.to_string())))?;
         let body = body.collect().await?.to_bytes();
         let request = http::Request::from_parts(parts, Full::new(body));
         let response = self.0.send(&url, Chosen::ByUser, request).await;
-        let response = response.map_err(|error| transport(error.to_string()))?;
+        let response = response.map_err(failed)?;
         if !response.status().is_success() {
             return Err(HttpError::new(HttpErrorKind::Unknown, Refusal::read(response).await));
         }
-        Ok(response.map(|body| HttpResponseBody::new(body.map_err(|error| transport(causes(&error))))))
+        Ok(response
+            .map(|body| HttpResponseBody::new(body.map_err(|error| failed(SendError::Transport(causes(&error)))))))
     }
 }

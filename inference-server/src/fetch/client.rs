@@ -65,9 +65,23 @@ pub enum SendError {
     /// The address is one that may not be connected to.
     #[error("it has a private or reserved address, which is not connected to")]
     NotPublic,
+    /// The server does not prove that it is the one asked for.
+    #[error("its certificate is not accepted: {0}")]
+    Untrusted(String),
     /// Anything of the network.
     #[error("{0}")]
     Transport(String),
+}
+
+impl SendError {
+    /// The error of a place that can't be asked.
+    pub fn into_error(self, place: impl fmt::Display) -> Error {
+        let (place, problem) = (place.to_string(), self.to_string());
+        match self {
+            Self::NotPublic | Self::Untrusted(_) => Error::Untrusted { place, problem },
+            Self::Transport(_) => Error::Unreachable { place, problem },
+        }
+    }
 }
 
 impl Clients {
@@ -118,7 +132,10 @@ impl Clients {
         match timeout(READ_TIMEOUT, client.request(request)).await {
             Ok(Ok(response)) => Ok(response),
             Ok(Err(error)) if cause::<NotPublic>(&error).is_some() => Err(SendError::NotPublic),
-            Ok(Err(error)) => Err(transport(causes(&error))),
+            Ok(Err(error)) => Err(match cause::<rustls::Error>(&error) {
+                Some(error @ rustls::Error::InvalidCertificate(_)) => SendError::Untrusted(error.to_string()),
+                _ => transport(causes(&error)),
+            }),
             Err(_) => Err(transport(format!("no answer within {} s", READ_TIMEOUT.as_secs()))),
         }
     }
@@ -254,12 +271,8 @@ pub fn cause<'a, T: std::error::Error + 'static>(error: &'a (dyn std::error::Err
             return Some(found);
         }
         // An io::Error is transparent to source(), and may be what carries it.
-        if let Some(inner) = error.downcast_ref::<io::Error>().and_then(io::Error::get_ref)
-            && let Some(found) = inner.downcast_ref::<T>()
-        {
-            return Some(found);
-        }
-        current = error.source();
+        let inner = error.downcast_ref::<io::Error>().and_then(io::Error::get_ref);
+        current = inner.map_or_else(|| error.source(), |inner| Some(inner));
     }
     None
 }

@@ -59,6 +59,14 @@ pub enum Error {
         /// Why it is not followed.
         problem: &'static str,
     },
+    /// An address that is not connected to, or a server that does not prove that it is the one.
+    #[error("{place} is not asked: {problem}")]
+    Untrusted {
+        /// What.
+        place: String,
+        /// Why not.
+        problem: String,
+    },
     /// No connection, or none that lasts.
     #[error("{place} can't be reached: {problem}")]
     Unreachable {
@@ -163,6 +171,10 @@ impl Error {
             Self::Redirect { .. } => {
                 (Reason::RedirectRefused, "name the address that serves the file itself, by its own https URL")
             }
+            Self::Untrusted { .. } => (
+                Reason::SourceUnreachable,
+                "name an address with a certificate for its name; CA_CERTIFICATES in the Secret adds an authority to trust",
+            ),
             Self::Unreachable { .. } | Self::TooSlow { .. } => (
                 Reason::SourceUnreachable,
                 "check the address, and that network policies and firewalls let the pod out; what was fetched is kept and continued",

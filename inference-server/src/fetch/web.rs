@@ -92,7 +92,7 @@ impl Web {
         };
         let headers = response.headers().clone();
         let page = body(response, max_bytes).await;
-        let page = page.map_err(|error| Error::Unreachable { place, problem: error.to_string() })?;
+        let page = page.map_err(|error| error.into_error(place))?;
         Ok((page, headers))
     }
 
@@ -112,7 +112,7 @@ impl Web {
                 Err(SendError::NotPublic) if chosen == Chosen::ByServer => {
                     return Err(refused("a private or reserved address").into());
                 }
-                Err(error) => return Err(Error::Unreachable { place: shown(&at), problem: error.to_string() }.into()),
+                Err(error) => return Err(error.into_error(shown(&at)).into()),
             };
             if response.status().is_success() {
                 return Ok(response);

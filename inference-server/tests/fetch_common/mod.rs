@@ -6,6 +6,7 @@
 use std::{
     collections::{BTreeMap, VecDeque},
     fs,
+    net::SocketAddr,
     path::{Path, PathBuf},
     sync::{Arc, Mutex},
     time::Duration,
@@ -18,9 +19,11 @@ use axum::{
     response::{IntoResponse as _, Response},
 };
 use flotilla_server::fetch::{Error, Request, credentials::Credentials, digest, fetch, receipt::Receipt, uri::Uri};
+use rustls::{ServerConfig, pki_types::PrivateKeyDer};
 use sha2::{Digest as _, Sha256};
 use tempfile::TempDir;
-use tokio::net::TcpListener;
+use tokio::net::{TcpListener, TcpStream};
+use tokio_rustls::{TlsAcceptor, server::TlsStream};
 
 /// A destination, and a request to fill it.
 pub struct Order {
@@ -75,6 +78,20 @@ impl Order {
         fs::read(self.path(file)).unwrap_or_else(|error| panic!("{file}: {error}"))
     }
 
+    /// Begins, and is stopped when so much of the file is on the disk.
+    pub async fn stopped_after(&self, file: &str, bytes: u64) {
+        let path = self.partial().join("files").join(file);
+        let stored = async {
+            while path.metadata().map_or(0, |file| file.len()) < bytes {
+                tokio::time::sleep(Duration::from_millis(10)).await;
+            }
+        };
+        tokio::select! {
+            fetched = self.fetch() => panic!("it ended before it was stopped: {fetched:?}"),
+            () = stored => {}
+        }
+    }
+
     /// Where partial downloads are.
     pub fn partial(&self) -> PathBuf {
         self.folder.path().join("entry.partial")
@@ -117,6 +134,8 @@ pub struct Script {
     pub answers: BTreeMap<String, Answer>,
     /// Answers with a file are cut after so many bytes, one number each.
     pub cuts: VecDeque<usize>,
+    /// What is cut does not end the connection: nothing comes any more.
+    pub stalls: bool,
     /// All requests so far.
     pub asked: Vec<Asked>,
 }
@@ -138,6 +157,26 @@ impl Web {
         Self { url, script }
     }
 
+    /// With a certificate for 127.0.0.1 of its own, which comes back as PEM.
+    pub async fn start_tls() -> (Self, String) {
+        let rcgen::CertifiedKey { cert, signing_key } =
+            rcgen::generate_simple_self_signed(vec!["127.0.0.1".to_owned()]).unwrap();
+        let key = PrivateKeyDer::Pkcs8(signing_key.serialize_der().into());
+        let config = ServerConfig::builder_with_provider(Arc::new(rustls::crypto::ring::default_provider()))
+            .with_safe_default_protocol_versions()
+            .unwrap()
+            .with_no_client_auth()
+            .with_single_cert(vec![cert.der().clone()], key)
+            .unwrap();
+        let tcp = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let url = format!("https://{}", tcp.local_addr().unwrap());
+        let script = Arc::new(Mutex::new(Script::default()));
+        let app = axum::Router::new().fallback(answer).with_state(Arc::clone(&script));
+        let listener = Encrypted { tcp, acceptor: TlsAcceptor::from(Arc::new(config)) };
+        tokio::spawn(async move { axum::serve(listener, app).await });
+        (Self { url, script }, cert.pem())
+    }
+
     pub fn file(&self, path: &str, content: &[u8], etag: &str) -> &Self {
         self.script.lock().unwrap().files.insert(path.to_owned(), (content.to_vec(), etag.to_owned()));
         self
@@ -154,9 +193,38 @@ impl Web {
         self
     }
 
+    pub fn stall(&self, after: usize) -> &Self {
+        self.script.lock().unwrap().stalls = true;
+        self.cut(&[after])
+    }
+
     /// What was asked since the last time.
     pub fn asked(&self) -> Vec<Asked> {
         std::mem::take(&mut self.script.lock().unwrap().asked)
+    }
+}
+
+struct Encrypted {
+    tcp: TcpListener,
+    acceptor: TlsAcceptor,
+}
+
+impl axum::serve::Listener for Encrypted {
+    type Io = TlsStream<TcpStream>;
+    type Addr = SocketAddr;
+
+    async fn accept(&mut self) -> (Self::Io, Self::Addr) {
+        loop {
+            let (client, address) = self.tcp.accept().await.unwrap();
+            // A client that does not trust the certificate goes away again.
+            if let Ok(client) = self.acceptor.accept(client).await {
+                return (client, address);
+            }
+        }
+    }
+
+    fn local_addr(&self) -> std::io::Result<Self::Addr> {
+        self.tcp.local_addr()
     }
 }
 
@@ -204,14 +272,14 @@ async fn answer(
     response = response.header(header::CONTENT_LENGTH, content.len());
     let body = match script.cuts.pop_front() {
         Some(cut) if cut < content.len() => {
-            let pieces = [Ok(Bytes::copy_from_slice(&content[..cut])), Err(std::io::Error::other("cut"))];
+            let first = futures::stream::iter([Ok(Bytes::copy_from_slice(&content[..cut]))]);
+            let stalls = script.stalls;
             // The bytes have to be on their way before the end is.
-            Body::from_stream(futures::StreamExt::then(futures::stream::iter(pieces), |piece| async move {
-                if piece.is_err() {
-                    tokio::time::sleep(Duration::from_millis(50)).await;
-                }
-                piece
-            }))
+            let end = futures::stream::once(async move {
+                tokio::time::sleep(Duration::from_secs(if stalls { 600 } else { 1 })).await;
+                Err(std::io::Error::other("cut"))
+            });
+            Body::from_stream(futures::StreamExt::chain(first, end))
         }
         _ => Body::from(content),
     };
