@@ -172,10 +172,10 @@ fn rows() -> Vec<Row> {
         ),
         row(
             "runtime.cache.emptyDir.maxMebibytes",
-            json!({"runtime": {"cache": {"emptyDir": {}}}}),
+            none(),
             at(format!("{volumes}/engine-cache/emptyDir/sizeLimit")),
             [json!(512), json!(1024)],
-            [json!("8Gi"), json!("512Mi"), json!("1Gi")],
+            [Value::Null, json!("512Mi"), json!("1Gi")],
         ),
         row(
             "runtime.cache.persistentVolumeClaim.claimName",
