@@ -88,9 +88,7 @@ fn obstacle(found: &Findings, now: Timestamp) -> Option<Stop> {
         let fix = verdict_text(verdict).trim_start_matches("; ").to_owned();
         return stop(verdict.reason(), format!("{fix} (placement.gpu)"), true);
     }
-    if let Some(failure) =
-        found.observed.present().filter(|pod| pod.ready.is_none()).find_map(|pod| pod.failure.as_ref())
-    {
+    if let Some(failure) = found.observed.failure() {
         return stop(&failure.reason, format!("pod {}: {}", failure.pod, failure.message), false);
     }
     if let Some((pod, waited)) = rollout::overdue(&found.observed.pods, found.service.rollout.progress_deadline, now) {

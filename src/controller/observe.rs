@@ -11,6 +11,7 @@ use super::index::{ObjectKey, ServiceName};
 use super::pods::PodView;
 use super::scale;
 use crate::api::labels;
+use crate::api::status::PodFailure;
 use crate::placement::Snapshot;
 use crate::placement::product::Product;
 use crate::resources::RolloutShape;
@@ -39,6 +40,14 @@ impl Observed {
     /// Pods that exist and are not going away.
     pub fn present(&self) -> impl Iterator<Item = &PodView> {
         self.pods.iter().filter(|pod| !pod.gone)
+    }
+
+    /// The failure to tell of: the newest pod's, since what an older one complains of may have been mended meanwhile.
+    pub fn failure(&self) -> Option<&PodFailure> {
+        self.present()
+            .filter(|pod| pod.ready.is_none() && pod.failure.is_some())
+            .max_by_key(|pod| (pod.created, pod.name.as_str()))
+            .and_then(|pod| pod.failure.as_ref())
     }
 
     /// Replicas of more than one template exist, or the Deployment has not caught up with what was applied.

@@ -101,7 +101,7 @@ pub fn compute(
                     previous.model.as_ref().and_then(|model| model.sha256.clone()).filter(|_| found.servers.is_empty())
                 }),
             loaded_replicas: count(found.observed.ready().count()),
-            last_failure: found.observed.present().find_map(|pod| pod.failure.clone()),
+            last_failure: found.observed.failure().cloned(),
         }),
         summary: None,
         conditions: previous.conditions.clone(),

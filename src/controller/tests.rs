@@ -105,6 +105,20 @@ fn failing(reason: &str) -> PodView {
 }
 
 #[test]
+fn what_the_newest_pod_fails_of_is_told() {
+    let at = |time: &str, failing: PodView| PodView { created: Some(time.parse().unwrap()), ..failing };
+    let old = at("2026-01-01T00:01:00Z", failing("ContainerFailed"));
+    let new = at("2026-01-01T00:02:00Z", failing("SourceForbidden"));
+    for pods in [[old.clone(), new.clone()], [new.clone(), old.clone()]] {
+        let mut world = world(json!({}));
+        world.observed.pods = pods.to_vec();
+        let status = world.first();
+        assert_eq!(says(&status, "Ready").1, "SourceForbidden");
+        assert_eq!(status.model.unwrap().last_failure.unwrap().reason, "SourceForbidden");
+    }
+}
+
+#[test]
 fn an_engine_cache_is_missed_where_engines_would_be_built_again() {
     let claim = json!({"persistentVolumeClaim": {"claimName": "engines"}});
     let gpu = json!({"gpu": {}});
