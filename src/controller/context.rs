@@ -74,6 +74,8 @@ pub struct Memory {
     pub settled: Option<u64>,
     /// The scaling law's state.
     pub scaling: scaling::State,
+    /// The newest measurement that a decision rested on, and when that was decided.
+    pub decided: Option<(Monotonic, Monotonic)>,
     /// The status written last, with the resource version that the object had then.
     pub status: Option<(String, InferenceServiceStatus)>,
     /// When measured values were published last.

@@ -20,9 +20,10 @@ use crate::api::InferenceService;
 use crate::api::scaling::ScalingMode;
 use crate::placement;
 use crate::resources::{self, RolloutShape};
-use crate::scaling::{self, Decision, Policy, PolicySettings};
+use crate::scaling::{self, Decision, Monotonic, Policy, PolicySettings};
 use crate::scrape::ServiceKey;
 use crate::service::{ValidatedService, validate};
+use crate::telemetry::metrics::ControllerMetrics;
 
 /// An InferenceService, or what could be read of one that does not fit the schema.
 pub type Guarded = DeserializeGuard<InferenceService>;
@@ -223,9 +224,29 @@ fn decide(ctx: &Context, service: &ValidatedService, measured: &Measured) -> Opt
     let mut memories = ctx.memories();
     let memory = memories.entry(service.uid.clone()).or_default();
     let state = std::mem::take(&mut memory.scaling);
-    let (decision, state) = scaling::decide(&policy, state, &measured.observation, ctx.now());
+    let now = ctx.now();
+    let (decision, state) = scaling::decide(&policy, state, &measured.observation, now);
     memory.scaling = state;
+    if let Some(newest) = measured.observation.newest() {
+        note_lag(&ctx.metrics, &mut memory.decided, newest, now);
+    }
     Some(decision)
+}
+
+/// Counts how old the news was that was decided on, and how long the last news is ago. Visits without news don't count.
+fn note_lag(
+    metrics: &ControllerMetrics,
+    decided: &mut Option<(Monotonic, Monotonic)>,
+    newest: Monotonic,
+    now: Monotonic,
+) {
+    if decided.is_some_and(|(known, _)| newest <= known) {
+        return;
+    }
+    metrics.decision_age_seconds.observe(now.since(newest).as_secs_f64());
+    if let Some((_, before)) = decided.replace((newest, now)) {
+        metrics.decision_interval_seconds.observe(now.since(before).as_secs_f64());
+    }
 }
 
 /// Whether measured values are due for publishing, and whether metrics have been missing for more than a moment.
@@ -244,6 +265,19 @@ fn clocks(ctx: &Context, service: &ValidatedService, decision: Option<&Decision>
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_lag_is_counted_once_for_each_news() {
+        let metrics = ControllerMetrics::register(&prometheus::Registry::new()).unwrap();
+        let at = |second| Monotonic::from_start(Duration::from_secs(second));
+        let mut decided = None;
+        for (newest, now) in [(10, 11), (10, 12), (15, 16), (15, 40), (20, 21)] {
+            note_lag(&metrics, &mut decided, at(newest), at(now));
+        }
+        let (age, interval) = (&metrics.decision_age_seconds, &metrics.decision_interval_seconds);
+        assert_eq!((age.get_sample_count(), interval.get_sample_count()), (3, 2));
+        assert!((age.get_sample_sum() - 3.0).abs() < 1e-9 && (interval.get_sample_sum() - 10.0).abs() < 1e-9);
+    }
 
     #[test]
     fn a_service_that_stays_unsettled_is_visited_as_seldom_as_a_settled_one() {

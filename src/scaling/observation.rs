@@ -127,6 +127,17 @@ pub struct BatchDelta {
     pub seconds: f64,
 }
 
+impl Observation {
+    /// When the newest of its measurements was taken.
+    pub fn newest(&self) -> Option<Monotonic> {
+        let taken = |replica: &Replica| match &replica.sample {
+            ReplicaSample::Measured(measurement) => Some(measurement.taken),
+            ReplicaSample::Missing { .. } => None,
+        };
+        self.ready.iter().filter_map(taken).max()
+    }
+}
+
 impl Monotonic {
     /// A point this long after the arbitrary start.
     pub const fn from_start(elapsed: Duration) -> Self {

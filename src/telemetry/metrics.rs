@@ -13,6 +13,10 @@ pub struct ControllerMetrics {
     pub writes: IntCounterVec,
     /// Changes of replicas by reason.
     pub scalings: IntCounterVec,
+    /// Age of the newest measurement that a decision rested on, in seconds.
+    pub decision_age_seconds: Histogram,
+    /// Seconds between two decisions for the same service that rested on different measurements.
+    pub decision_interval_seconds: Histogram,
     /// 1 while this operator leads.
     pub leading: IntGauge,
     /// InferenceServices that are known.
@@ -35,21 +39,36 @@ impl ControllerMetrics {
             registry.register(Box::new(gauge.clone()))?;
             Ok(gauge)
         };
-        let reconcile_seconds = Histogram::with_opts(
-            HistogramOpts::new("flotilla_operator_reconcile_duration_seconds", "Time a reconcile took.")
-                // From a visit that finds nothing to do to one whose every write runs into its limit.
-                .buckets(vec![0.0001, 0.0005, 0.001, 0.005, 0.01, 0.05, 0.1, 0.5, 1.0, 5.0, 30.0]),
-        )?;
-        registry.register(Box::new(reconcile_seconds.clone()))?;
+        let histogram = |name: &str, help: &str, buckets: &[f64]| -> prometheus::Result<Histogram> {
+            let histogram = Histogram::with_opts(HistogramOpts::new(name, help).buckets(buckets.to_vec()))?;
+            registry.register(Box::new(histogram.clone()))?;
+            Ok(histogram)
+        };
         Ok(Self {
             reconciles: counters("flotilla_operator_reconciles_total", "Reconciles by result.", &["result"])?,
-            reconcile_seconds,
+            reconcile_seconds: histogram(
+                "flotilla_operator_reconcile_duration_seconds",
+                "Time a reconcile took.",
+                // From a visit that finds nothing to do to one whose every write runs into its limit.
+                &[0.0001, 0.0005, 0.001, 0.005, 0.01, 0.05, 0.1, 0.5, 1.0, 5.0, 30.0],
+            )?,
             writes: counters(
                 "flotilla_operator_api_writes_total",
                 "Mutating requests by kind and verb.",
                 &["kind", "verb"],
             )?,
             scalings: counters("flotilla_operator_scalings_total", "Changes of replicas by reason.", &["reason"])?,
+            decision_age_seconds: histogram(
+                "flotilla_operator_decision_age_seconds",
+                "Age of the newest measurement that a decision rested on.",
+                &[0.05, 0.1, 0.2, 0.3, 0.4, 0.5, 0.75, 1.0, 1.5, 2.0, 3.0, 4.0, 5.0, 7.5, 10.0],
+            )?,
+            decision_interval_seconds: histogram(
+                "flotilla_operator_decision_interval_seconds",
+                "Time between two decisions for the same service on different measurements.",
+                // Narrow around the usual intervals of scraping, 2 s and 5 s.
+                &[0.5, 1.0, 1.5, 1.9, 2.0, 2.1, 2.5, 3.0, 4.0, 4.5, 4.9, 5.0, 5.1, 5.5, 6.0, 7.5, 10.0, 15.0, 30.0],
+            )?,
             leading: gauge("flotilla_operator_leading", "1 while this operator holds the lease.")?,
             services: gauge("flotilla_operator_services", "InferenceServices that are known.")?,
         })
