@@ -126,7 +126,7 @@ async fn lead(
     let scrape_interval = Duration::from_secs(args.scrape_interval_seconds);
     let clock = Clock::start();
     let collector =
-        Arc::new(Collector::new(CollectorSettings::every(scrape_interval), clock, ScrapeMetrics::register(registry)?)?);
+        Arc::new(Collector::new(CollectorSettings::every(scrape_interval), clock, ScrapeMetrics::register(registry)?));
     let stop = shutdown.child_token();
     let mut tasks = JoinSet::new();
     let options = Options {

@@ -14,7 +14,7 @@ use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep, sleep_until};
 use tokio_util::sync::CancellationToken;
 
-use super::client::{ClientError, FetchError, MetricsClient};
+use super::client::{FetchError, Kept, MetricsClient};
 use super::clock::Clock;
 use super::metrics::ScrapeMetrics;
 use super::parse::{ParseError, parse};
@@ -78,12 +78,9 @@ impl CollectorSettings {
 
 impl Collector {
     /// A collector that knows no service yet.
-    ///
-    /// # Errors
-    /// When the HTTP client can't be set up.
-    pub fn new(settings: CollectorSettings, clock: Clock, metrics: ScrapeMetrics) -> Result<Self, ClientError> {
+    pub fn new(settings: CollectorSettings, clock: Clock, metrics: ScrapeMetrics) -> Self {
         let inner = Inner {
-            client: MetricsClient::new(settings.timeout)?,
+            client: MetricsClient::new(settings.timeout),
             permits: Semaphore::new(settings.concurrency),
             settings,
             clock,
@@ -93,13 +90,14 @@ impl Collector {
             targets_changed: Notify::new(),
             updated: Notify::new(),
         };
-        Ok(Self { inner: Arc::new(inner) })
+        Self { inner: Arc::new(inner) }
     }
 
     /// Says which ready pods a service has now; what is known of the others is dropped. Cheap when nothing changed.
     pub fn set_targets(&self, key: ServiceKey, targets: Vec<Target>) {
-        self.inner.lock().services.entry(key).or_default().set_targets(targets);
-        self.inner.targets_changed.notify_one();
+        if self.inner.lock().set_targets(key, targets) {
+            self.inner.targets_changed.notify_one();
+        }
     }
 
     /// Drops a service and all that is known of it.
@@ -177,9 +175,10 @@ impl Inner {
     /// The pods that no task scrapes yet; they count as taken from here on.
     fn take_untasked(&self) -> Vec<Assignment> {
         let mut store = self.lock();
-        let Store { services, tasks_begun, .. } = &mut *store;
+        let Store { services, tasks_begun, untasked: with_untasked, .. } = &mut *store;
         let mut untasked = Vec::new();
-        for (key, service) in services {
+        for key in std::mem::take(with_untasked) {
+            let Some(service) = services.get_mut(&key) else { continue };
             for (uid, pod) in service.pods.iter_mut().filter(|(_, pod)| pod.task.is_none()) {
                 *tasks_begun += 1;
                 pod.task = Some(*tasks_begun);
@@ -192,18 +191,22 @@ impl Inner {
     /// Lets a later run start over.
     fn release_tasks(&self) {
         let mut store = self.lock();
-        store.services.values_mut().for_each(|service| {
+        let Store { services, untasked, .. } = &mut *store;
+        for (key, service) in services {
             service.announced = false;
             service.pods.values_mut().for_each(|pod| pod.task = None);
-        });
+            untasked.insert(key.clone());
+        }
     }
 
     /// Scrapes one pod at once and then at its phase of every interval, until it is no target any more.
     async fn scrape_repeatedly(self: Arc<Self>, assignment: Assignment) {
         let phase = self.phase(&assignment);
+        let mut kept = Kept::default();
         while let Some(target) = self.target(&assignment) {
             let began = Instant::now();
-            let result = self.scrape(&target).await;
+            // Boxed: what a scrape needs is freed before the wait for the next one, which is most of the task's life.
+            let result = Box::pin(self.scrape(&target, &mut kept)).await;
             if !self.record(&assignment, &target, result) {
                 break;
             }
@@ -212,12 +215,12 @@ impl Inner {
         }
     }
 
-    async fn scrape(&self, target: &Target) -> Result<(Monotonic, Snapshot), ScrapeError> {
+    async fn scrape(&self, target: &Target, kept: &mut Kept) -> Result<(Monotonic, Snapshot), ScrapeError> {
         // The semaphore is never closed; were it, the limit would be gone but not the scrape.
         let _permit = self.permits.acquire().await.ok();
         let in_flight = self.metrics.begin();
         let asked = self.clock.now();
-        let result = match self.client.fetch(target).await {
+        let result = match self.client.fetch(target, kept).await {
             // The server wrote the page at some moment between the question and the answer.
             Ok(page) => {
                 let at = asked + self.clock.now().since(asked) / 2;

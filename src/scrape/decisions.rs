@@ -38,7 +38,7 @@ struct Fleet {
 impl Fleet {
     fn new(model: &'static str, batching_delay: Duration) -> Self {
         let mut service = Service::default();
-        service.set_targets(vec![Target {
+        let _ = service.set_targets(vec![Target {
             pod: "pod".to_owned(),
             uid: "uid".to_owned(),
             address: IpAddr::V4(Ipv4Addr::LOCALHOST),

@@ -19,7 +19,7 @@ mod decisions;
 #[cfg(test)]
 mod tests;
 
-pub use client::{BODY_LIMIT, ClientError, FetchError, MetricsClient};
+pub use client::{BODY_LIMIT, FetchError, Kept, MetricsClient};
 pub use clock::Clock;
 pub use collector::{Collector, CollectorSettings, ScrapeError};
 pub use metrics::ScrapeMetrics;

@@ -52,6 +52,8 @@ pub(super) struct Store {
     pub(super) services: HashMap<ServiceKey, Service>,
     /// Services with news, each once: a reader that is slow finds each of them once, however often it was scraped.
     pub(super) updated: BTreeSet<ServiceKey>,
+    /// Services with pods that no task scrapes yet: looking for them among all would cost more than scraping.
+    pub(super) untasked: BTreeSet<ServiceKey>,
     pub(super) tasks_begun: u64,
 }
 
@@ -81,6 +83,15 @@ struct Failure {
 }
 
 impl Store {
+    /// Notes which pods a service has; true where some have no task yet.
+    pub(super) fn set_targets(&mut self, key: ServiceKey, targets: Vec<Target>) -> bool {
+        let has_new = self.services.entry(key.clone()).or_default().set_targets(targets);
+        if has_new {
+            self.untasked.insert(key);
+        }
+        has_new
+    }
+
     /// A pod, for the task that it is assigned to.
     pub(super) fn pod(&mut self, key: &ServiceKey, uid: &str, task: u64) -> Option<&mut Pod> {
         self.services.get_mut(key)?.pods.get_mut(uid).filter(|pod| pod.task == Some(task))
@@ -88,17 +99,20 @@ impl Store {
 }
 
 impl Service {
-    /// Keeps what is known of the pods that are still there.
-    pub(super) fn set_targets(&mut self, targets: Vec<Target>) {
+    /// Keeps what is known of the pods that are still there; true where some are new.
+    pub(super) fn set_targets(&mut self, targets: Vec<Target>) -> bool {
         let mut before = std::mem::take(&mut self.pods);
+        let mut has_new = false;
         for target in targets {
             let uid = target.uid.clone();
             let pod = match before.remove(&uid) {
                 Some(pod) => Pod { target, ..pod },
                 None => Pod::new(target),
             };
+            has_new |= pod.task.is_none();
             self.pods.insert(uid, pod);
         }
+        has_new
     }
 }
 

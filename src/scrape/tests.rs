@@ -94,7 +94,7 @@ impl Running {
         let registry = Registry::new();
         let metrics = ScrapeMetrics::register(&registry).unwrap();
         let settings = CollectorSettings { concurrency: 128, ..CollectorSettings::every(interval) };
-        let collector = Collector::new(settings, Clock::start(), metrics).unwrap();
+        let collector = Collector::new(settings, Clock::start(), metrics);
         let shutdown = CancellationToken::new();
         let (runner, token) = (collector.clone(), shutdown.clone());
         tokio::spawn(async move { runner.run(token).await });
