@@ -92,7 +92,7 @@ pub async fn apply(ctx: &Context, service: &ValidatedService, wanted: &Wanted) -
     let api: Api<DynamicObject> = Api::namespaced_with(ctx.client.clone(), &wanted.key.namespace, &wanted.resource);
     let sealed = wanted.sealed();
     let live = match ctx.owned.get(&wanted.key) {
-        Some(live) => Some((*live).clone()),
+        Some(live) => Some(live.object().map_err(unreadable)?),
         // Not in the cache: ours to create, unless a stranger without our label has the name.
         None => ctx.read(format!("get {} {}", wanted.key.kind, wanted.key.name), api.get_opt(&wanted.key.name)).await?,
     };
@@ -112,8 +112,10 @@ pub async fn apply(ctx: &Context, service: &ValidatedService, wanted: &Wanted) -
         .await?;
     applied.types =
         Some(TypeMeta { api_version: wanted.resource.api_version.clone(), kind: wanted.resource.kind.clone() });
-    super::trim::owned(&mut applied);
-    ctx.owned.put(applied.clone());
+    let cached = super::trim::owned(applied.clone());
+    if let Some(cached) = cached {
+        ctx.owned.put(cached);
+    }
     Ok((applied, true))
 }
 
@@ -142,6 +144,10 @@ pub fn is_settled(live: &DynamicObject, wanted: &Wanted) -> Result<bool, Error> 
     Ok(contains(&as_value(live, &wanted.resource)?, &wanted.object))
 }
 
+fn unreadable(source: serde_json::Error) -> Error {
+    Error::Serialise { kind: "live object", source }
+}
+
 fn as_value(object: &DynamicObject, resource: &ApiResource) -> Result<Value, Error> {
     let mut value = serde_json::to_value(object).map_err(|source| Error::Serialise { kind: "live object", source })?;
     value["apiVersion"] = resource.api_version.clone().into();
@@ -160,7 +166,8 @@ pub async fn prune(
     is_wanted: impl Fn(&DynamicObject) -> bool,
 ) -> Result<(), Error> {
     let name = ServiceName { namespace: service.namespace.clone(), name: service.name.clone() };
-    for object in ctx.owned.of_service(&name) {
+    for cached in ctx.owned.of_service(&name) {
+        let object = cached.object().map_err(unreadable)?;
         let controlled = object
             .metadata
             .owner_references

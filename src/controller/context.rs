@@ -5,11 +5,11 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use k8s_openapi::api::autoscaling::v2::HorizontalPodAutoscaler;
-use k8s_openapi::api::core::v1::{Node, Pod};
+use k8s_openapi::api::core::v1::Node;
 use kube::Client;
-use kube::core::DynamicObject;
 use kube::runtime::events::Recorder;
 
+use super::cached::{CachedObject, CachedPod};
 use super::error::Error;
 use super::index::{Index, ObjectKey, ServiceName};
 use super::lease::Fence;
@@ -32,9 +32,9 @@ pub struct Context {
     /// The API server.
     pub client: Client,
     /// Owned objects, all kinds in one index.
-    pub owned: Arc<Index<DynamicObject>>,
+    pub owned: Arc<Index<CachedObject>>,
     /// Pods of ours, and others that hold GPUs.
-    pub pods: Arc<Index<Pod>>,
+    pub pods: Arc<Index<CachedPod>>,
     /// Nodes; `None` where the operator may not read them.
     pub nodes: Option<Arc<Index<Node>>>,
     /// HorizontalPodAutoscalers, ours or not.
@@ -116,7 +116,7 @@ impl Context {
         let pods = self.pods.all();
         let snapshot = Arc::new(Snapshot::new(
             nodes.as_ref().map(|nodes| nodes.iter().map(AsRef::as_ref)),
-            pods.iter().map(AsRef::as_ref),
+            pods.iter().filter_map(|pod| pod.held.as_ref()),
         ));
         *cached = Some((Instant::now(), Arc::clone(&snapshot)));
         snapshot

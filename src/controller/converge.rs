@@ -110,7 +110,7 @@ impl Work<'_> {
         let mut hasher = DefaultHasher::new();
         let name = ServiceName { namespace: self.service.namespace.clone(), name: self.service.name.clone() };
         for object in self.ctx.owned.of_service(&name) {
-            (object.key(), &object.metadata.resource_version).hash(&mut hasher);
+            (object.key(), object.resource_version()).hash(&mut hasher);
         }
         for pod in &self.observed.pods {
             (&pod.settings, &pod.pool, pod.ready.is_some()).hash(&mut hasher);
@@ -156,7 +156,7 @@ impl Work<'_> {
         if unsettled.is_some()
             && let Some(live) = self.ctx.owned.get(&wanted.key)
         {
-            return Ok((*live).clone());
+            return live.object().map_err(|source| Error::Serialise { kind: "live object", source });
         }
         let (live, written) = apply::apply(self.ctx, self.service, wanted).await?;
         if written && !apply::is_settled(&live, wanted)? {

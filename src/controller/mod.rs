@@ -1,6 +1,7 @@
 //! The shell around the pure folders: observe -> validate -> decide -> build -> apply -> scale -> status, one file a step.
 
 pub mod apply;
+pub mod cached;
 pub mod compare;
 pub mod conditions;
 pub mod context;
@@ -27,10 +28,10 @@ use std::time::Duration;
 
 use futures::StreamExt as _;
 use futures::stream::{self, FuturesUnordered};
-use kube::Api;
 use kube::runtime::controller::{self, Config, Controller};
-use kube::runtime::reflector::ObjectRef;
-use kube::runtime::watcher;
+use kube::runtime::reflector::{self, ObjectRef};
+use kube::runtime::{WatchStreamExt as _, watcher};
+use kube::{Api, Resource as _};
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
@@ -69,8 +70,14 @@ pub async fn run(ctx: Arc<Context>, scopes: Vec<Scope>, concurrency: u16, shutdo
                 let service = triggers.recv().await?;
                 Some((ObjectRef::new(&service.name).within(&service.namespace), triggers))
             });
-            let controller = Controller::new(api, watcher::Config::default());
-            let (store, shared) = (controller.store(), Arc::clone(&ctx));
+            let writer = reflector::store::Writer::default();
+            let (store, shared) = (writer.as_reader(), Arc::clone(&ctx));
+            let services = watcher(api, watcher::Config::default())
+                // Nobody reads them, and they are larger than the rest of the object.
+                .modify(|service: &mut Guarded| service.meta_mut().managed_fields = None)
+                .reflect(writer)
+                .applied_objects();
+            let controller = Controller::for_stream(services, store.clone());
             controller
                 .with_config(Config::default().concurrency(concurrency))
                 .reconcile_on(triggers)

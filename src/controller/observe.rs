@@ -119,8 +119,8 @@ pub fn observe(ctx: &Context, service: &ValidatedService) -> Observed {
             .any(|owner| owner.controller == Some(true) && owner.uid == service.uid)
     };
     Observed {
-        deployment: ctx.owned.get(&key).filter(|object| is_ours(object)).map(|object| (*object).clone()),
-        pods: ctx.pods.of_service(&name).iter().map(|pod| PodView::new(pod)).collect(),
+        deployment: ctx.owned.get(&key).and_then(|cached| cached.object().ok()).filter(is_ours),
+        pods: ctx.pods.of_service(&name).iter().filter_map(|pod| pod.view.clone()).collect(),
         snapshot: ctx.snapshot(),
         rival,
     }

@@ -37,7 +37,9 @@ pub async fn scale(ctx: &Context, deployment: &DynamicObject, replicas: u32) -> 
     let mut scaled = deployment.clone();
     scaled.metadata.resource_version = written.metadata.resource_version;
     scaled.data["spec"]["replicas"] = replicas.into();
-    ctx.owned.put(scaled);
+    if let Some(cached) = super::trim::owned(scaled) {
+        ctx.owned.put(cached);
+    }
     Ok(())
 }
 

@@ -18,6 +18,7 @@ use kube::{Api, Client};
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 
+use super::cached::CachedPod;
 use super::context::Context;
 use super::index::{Index, ServiceName};
 use super::lease::Fence;
@@ -95,24 +96,24 @@ pub async fn start(
             tasks.spawn(watch.run());
         }
         tasks.spawn(
-            Watch::<Pod> {
+            Watch::<Pod, CachedPod> {
                 api: scoped(&client, namespace.as_deref()),
                 config: watcher::Config::default(),
                 kind: "Pod",
                 namespace: namespace.clone(),
-                trim: trim::pod,
+                keep: trim::pod,
                 index: Arc::clone(&pods),
                 triggers: Some(sender.clone()),
             }
             .run(),
         );
         tasks.spawn(
-            Watch::<HorizontalPodAutoscaler> {
+            Watch::<HorizontalPodAutoscaler, HorizontalPodAutoscaler> {
                 api: scoped(&client, namespace.as_deref()),
                 config: watcher::Config::default(),
                 kind: "HorizontalPodAutoscaler",
                 namespace: namespace.clone(),
-                trim: trim::autoscaler,
+                keep: trim::autoscaler,
                 index: Arc::clone(&autoscalers),
                 triggers: None,
             }
@@ -168,12 +169,12 @@ async fn watch_nodes(client: &Client, tasks: &mut JoinSet<()>) -> kube::Result<O
         Err(error) => return Err(error),
     }
     let index = Arc::new(Index::new(1));
-    let watch = Watch::<Node> {
+    let watch = Watch::<Node, Node> {
         api,
         config: watcher::Config::default(),
         kind: "Node",
         namespace: None,
-        trim: trim::node,
+        keep: trim::node,
         index: Arc::clone(&index),
         triggers: None,
     };

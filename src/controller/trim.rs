@@ -1,61 +1,32 @@
-//! What the caches keep of each kind: only what some step reads. Each says whether anything is left worth keeping.
+//! What the caches keep of each kind: only what some step reads, if anything.
 
 use k8s_openapi::api::autoscaling::v2::HorizontalPodAutoscaler;
-use k8s_openapi::api::core::v1::{Container, Node, NodeSpec, NodeStatus, Pod, PodSpec, PodStatus};
+use k8s_openapi::api::core::v1::{Node, NodeSpec, NodeStatus, Pod};
 use kube::core::DynamicObject;
 
+use super::cached::{CachedObject, CachedPod};
 use crate::api::labels;
-use crate::placement::snapshot::extended_resources_of;
 
 /// Owned objects keep what is compared before an apply, and a Deployment's status.
-pub fn owned(object: &mut DynamicObject) -> bool {
+pub fn owned(mut object: DynamicObject) -> Option<CachedObject> {
     object.metadata.managed_fields = None;
     let is_deployment = object.types.as_ref().is_some_and(|types| types.kind == "Deployment");
     if !is_deployment && let Some(data) = object.data.as_object_mut() {
         data.remove("status");
     }
-    true
+    CachedObject::new(&object)
+        .inspect_err(|error| tracing::error!(error = %error, "an object of the API server is not JSON"))
+        .ok()
 }
 
-/// Pods of ours keep their state; others only the GPUs that they hold.
-pub fn pod(pod: &mut Pod) -> bool {
-    pod.metadata.managed_fields = None;
-    pod.metadata.annotations = None;
-    let ours = pod.metadata.labels.as_ref().is_some_and(|labels| labels.contains_key(labels::SERVICE));
-    let holds_devices = !extended_resources_of(pod).is_empty();
-    let slim = |container: Container| Container {
-        name: container.name,
-        resources: container.resources.filter(|_| holds_devices),
-        ..Container::default()
-    };
-    pod.spec = pod.spec.take().map(|spec| PodSpec {
-        node_name: spec.node_name,
-        containers: spec.containers.into_iter().map(slim).collect(),
-        init_containers: if holds_devices {
-            spec.init_containers.map(|containers| containers.into_iter().map(slim).collect())
-        } else {
-            None
-        },
-        // The settings that a pod was started with, for knowing which ConfigMaps are still in use.
-        volumes: if ours { spec.volumes } else { None },
-        ..PodSpec::default()
-    });
-    pod.status = pod.status.take().map(|status| {
-        if ours {
-            PodStatus { host_ips: None, pod_ips: None, ..status }
-        } else {
-            PodStatus { phase: status.phase, ..PodStatus::default() }
-        }
-    });
-    if !ours {
-        pod.metadata.labels = None;
-        pod.metadata.owner_references = None;
-    }
-    ours || holds_devices
+/// Pods of ours keep what is looked at; others only the GPUs that they hold.
+#[expect(clippy::needless_pass_by_value, reason = "as the other kinds, which are kept themselves")]
+pub fn pod(pod: Pod) -> Option<CachedPod> {
+    CachedPod::new(&pod)
 }
 
 /// Nodes keep their GPU label, what they offer, and whether they take pods.
-pub fn node(node: &mut Node) -> bool {
+pub fn node(mut node: Node) -> Option<Node> {
     node.metadata.managed_fields = None;
     node.metadata.annotations = None;
     if let Some(labels) = node.metadata.labels.as_mut() {
@@ -74,11 +45,11 @@ pub fn node(node: &mut Node) -> bool {
         }),
         ..NodeStatus::default()
     });
-    true
+    Some(node)
 }
 
 /// Of a HorizontalPodAutoscaler only its target matters.
-pub fn autoscaler(autoscaler: &mut HorizontalPodAutoscaler) -> bool {
+pub fn autoscaler(mut autoscaler: HorizontalPodAutoscaler) -> Option<HorizontalPodAutoscaler> {
     autoscaler.metadata.managed_fields = None;
     autoscaler.metadata.annotations = None;
     autoscaler.status = None;
@@ -86,5 +57,5 @@ pub fn autoscaler(autoscaler: &mut HorizontalPodAutoscaler) -> bool {
         spec.metrics = None;
         spec.behavior = None;
     }
-    true
+    Some(autoscaler)
 }

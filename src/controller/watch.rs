@@ -12,12 +12,13 @@ use kube::runtime::watcher::{self, Event};
 use serde::de::DeserializeOwned;
 use tokio::sync::mpsc;
 
+use super::cached::CachedObject;
 use super::index::{Index, Indexed, ServiceName};
 use super::trim;
 use crate::api::labels;
 
 /// One watch: where from, what of each object is kept, where to.
-pub struct Watch<K: Indexed> {
+pub struct Watch<K, C> {
     /// The API to list and watch.
     pub api: Api<K>,
     /// Selectors.
@@ -26,22 +27,23 @@ pub struct Watch<K: Indexed> {
     pub kind: &'static str,
     /// The namespace that the API is confined to.
     pub namespace: Option<String>,
-    /// Drops what nobody reads of an object; false where nobody reads any of it.
-    pub trim: fn(&mut K) -> bool,
-    /// Where the objects go.
-    pub index: Arc<Index<K>>,
+    /// What is kept of an object; none where nobody reads any of it.
+    pub keep: fn(K) -> Option<C>,
+    /// Where it goes.
+    pub index: Arc<Index<C>>,
     /// Services to reconcile; `None` for kinds whose changes are noticed at the next visit.
     pub triggers: Option<mpsc::Sender<ServiceName>>,
 }
 
-impl<K> Watch<K>
+impl<K, C> Watch<K, C>
 where
     K: Indexed + kube::Resource + DeserializeOwned + Debug,
+    C: Indexed,
 {
     /// Watches until the task is dropped.
     pub async fn run(self) {
         let events = watcher::watcher(self.api.clone(), self.config.clone()).default_backoff().boxed();
-        follow(events, self.kind, self.namespace.as_deref(), &self.index, self.trim, self.triggers.as_ref()).await;
+        follow(events, self.kind, self.namespace.as_deref(), &self.index, self.keep, self.triggers.as_ref()).await;
     }
 }
 
@@ -54,7 +56,7 @@ pub struct OwnedWatch {
     /// The namespace that the API is confined to.
     pub namespace: Option<String>,
     /// Where the objects go.
-    pub index: Arc<Index<DynamicObject>>,
+    pub index: Arc<Index<CachedObject>>,
     /// Services to reconcile.
     pub triggers: mpsc::Sender<ServiceName>,
 }
@@ -74,12 +76,12 @@ impl OwnedWatch {
 }
 
 /// Keeps `index` in step with `events` and names the services that they concern.
-async fn follow<K: Indexed>(
+async fn follow<K: Indexed, C: Indexed>(
     mut events: BoxStream<'static, watcher::Result<Event<K>>>,
     kind: &str,
     namespace: Option<&str>,
-    index: &Index<K>,
-    trim: fn(&mut K) -> bool,
+    index: &Index<C>,
+    keep: fn(K) -> Option<C>,
     triggers: Option<&mpsc::Sender<ServiceName>>,
 ) {
     let trigger = async |service: Option<ServiceName>| {
@@ -88,13 +90,15 @@ async fn follow<K: Indexed>(
             let _ = triggers.send(service).await;
         }
     };
-    let keep = |mut object: K| {
-        let service = object.service();
-        if trim(&mut object) {
-            return index.put(object).then_some(service).flatten();
+    let take = |object: K| {
+        let (key, service) = (object.key(), object.service());
+        match keep(object) {
+            Some(kept) => index.put(kept).then_some(service).flatten(),
+            None => {
+                index.remove(&key);
+                None
+            }
         }
-        index.remove(&object.key());
-        None
     };
     let mut listed = HashSet::new();
     let mut synced = false;
@@ -103,7 +107,7 @@ async fn follow<K: Indexed>(
             Ok(Event::Init) => listed.clear(),
             Ok(Event::InitApply(object)) => {
                 listed.insert(object.key());
-                let service = keep(object);
+                let service = take(object);
                 // The first listing triggers nothing: every service is visited at the start anyway.
                 trigger(service.filter(|_| synced)).await;
             }
@@ -117,7 +121,7 @@ async fn follow<K: Indexed>(
                     index.watch_synced();
                 }
             }
-            Ok(Event::Apply(object)) => trigger(keep(object)).await,
+            Ok(Event::Apply(object)) => trigger(take(object)).await,
             Ok(Event::Delete(object)) => {
                 index.remove(&object.key());
                 trigger(object.service()).await;

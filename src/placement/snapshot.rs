@@ -32,6 +32,22 @@ pub struct NodeGpus {
     pub used: BTreeMap<String, u32>,
 }
 
+/// What a pod holds of its node's extended resources.
+#[derive(Clone, Debug)]
+pub struct Held {
+    node: String,
+    resources: Vec<(String, u32)>,
+}
+
+impl Held {
+    /// What a pod holds; none where it has no node yet, has ended, or asked for none.
+    pub fn by(pod: &Pod) -> Option<Self> {
+        let node = pod.spec.as_ref()?.node_name.clone().filter(|_| !is_finished(pod))?;
+        let resources: Vec<_> = extended_resources_of(pod).into_iter().filter(|(_, count)| *count > 0).collect();
+        (!resources.is_empty()).then_some(Self { node, resources })
+    }
+}
+
 impl NodeGpus {
     /// What the node offers of `resource`.
     pub fn allocatable(&self, resource: &str) -> u32 {
@@ -46,17 +62,19 @@ impl NodeGpus {
 
 impl Snapshot {
     /// Reads the cluster's state. `nodes` is `None` where the operator may not read them.
-    pub fn new<'a>(nodes: Option<impl IntoIterator<Item = &'a Node>>, pods: impl IntoIterator<Item = &'a Pod>) -> Self {
+    pub fn new<'a>(
+        nodes: Option<impl IntoIterator<Item = &'a Node>>,
+        held: impl IntoIterator<Item = &'a Held>,
+    ) -> Self {
         let Some(nodes) = nodes else { return Self::default() };
         let mut used: HashMap<&str, BTreeMap<String, u32>> = HashMap::new();
-        for pod in pods {
-            let Some(node) = pod.spec.as_ref().and_then(|spec| spec.node_name.as_deref()).filter(|_| !is_finished(pod))
-            else {
-                continue;
-            };
-            for (resource, count) in extended_resources_of(pod) {
-                let sum = used.entry(node).or_default().entry(resource).or_insert(0);
-                *sum = sum.saturating_add(count);
+        for Held { node, resources } in held {
+            let of_node = used.entry(node).or_default();
+            for (resource, count) in resources {
+                match of_node.get_mut(resource) {
+                    Some(sum) => *sum = sum.saturating_add(*count),
+                    None => drop(of_node.insert(resource.clone(), *count)),
+                }
             }
         }
         let nodes = nodes.into_iter().filter_map(|node| node_gpus(node, &mut used)).collect();
@@ -95,7 +113,7 @@ fn is_finished(pod: &Pod) -> bool {
 }
 
 /// What a pod holds of each extended resource: the larger of its containers' sum and its largest init container.
-pub fn extended_resources_of(pod: &Pod) -> BTreeMap<String, u32> {
+fn extended_resources_of(pod: &Pod) -> BTreeMap<String, u32> {
     let mut sum: BTreeMap<String, u32> = BTreeMap::new();
     let Some(spec) = pod.spec.as_ref() else { return sum };
     let limits = |container: &k8s_openapi::api::core::v1::Container| {

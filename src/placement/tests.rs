@@ -4,6 +4,7 @@ use k8s_openapi::api::core::v1::{Node, Pod};
 use proptest::prelude::*;
 use serde_json::json;
 
+use super::snapshot::Held;
 use super::*;
 use crate::fixtures::validated;
 
@@ -26,7 +27,8 @@ fn pod(node: &str, gpus: u32, phase: &str) -> Pod {
 }
 
 fn place_on(nodes: &[Node], pods: &[Pod], gpu: serde_json::Value) -> Placement {
-    place(&Snapshot::new(Some(nodes), pods), &validated(json!({"placement": {"gpu": gpu}})))
+    let held: Vec<Held> = pods.iter().filter_map(Held::by).collect();
+    place(&Snapshot::new(Some(nodes), &held), &validated(json!({"placement": {"gpu": gpu}})))
 }
 
 #[test]
