@@ -11,7 +11,7 @@ step = @printf '\n=== %s\n' "$(1)"; started=$$SECONDS; $(2); printf '=== %s: %d 
 # One set of features for all of the workspace, or dependencies would be compiled once for each package that is named.
 SERVER_TESTS = $(patsubst inference-server/tests/%.rs,--test %,$(wildcard inference-server/tests/*.rs))
 
-.PHONY: help demo test lint unit python charts e2e e2e-full bench bench-scale bench-sweep generate up down
+.PHONY: help demo test lint unit python charts e2e e2e-full bench bench-scale bench-fleet bench-sweep generate up down
 help: ## What there is
 	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | column -t -s "$$(printf '\t')"
 
@@ -54,12 +54,20 @@ e2e: ## The product on a real cluster
 e2e-full: ## The same with the long runs
 	$(call step,end to end (long),e2e/run --full)
 
-bench: bench-scale ## Measurements; results go to docs/benchmarks.md by hand
+bench: bench-scale bench-fleet ## Measurements; results go to docs/benchmarks.md by hand
 
 bench-scale: ## 1,000 services against kube-apiserver and etcd alone
 	@kind/tools --api-server
 	@cargo build --quiet --release --bin flotilla-operator
 	@cargo run --quiet --release -p flotilla-e2e --bin scale_bench
+
+# ARGS="--interval 2 --operator A --operator B --data DIR": see fleet_bench measure --help.
+bench-fleet: ## 1,000 services of 10 replicas that a single process pretends to be, in a network of its own
+	@kind/tools --api-server
+	@cargo build --quiet --release --bin flotilla-operator
+	@cargo build --quiet --release -p flotilla-e2e --bin fleet_bench
+	@e2e/private-network "$$CARGO_TARGET_DIR/release/fleet_bench" measure \
+	  --operator "$$CARGO_TARGET_DIR/release/flotilla-operator" $(ARGS)
 
 # TRACES="a.csv b.csv" adds recorded loads to the generated ones.
 bench-sweep: ## Each peer's best target on every load in the simulator: sweep.md and sweep.csv in $(FLOTILLA_CACHE)

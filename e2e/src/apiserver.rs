@@ -11,7 +11,7 @@ use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomRe
 use kube::api::{GetParams, ListParams, Patch, PatchParams, PostParams};
 use kube::config::{KubeConfigOptions, Kubeconfig};
 use kube::core::Request;
-use kube::{Api, Client, Config, CustomResourceExt as _};
+use kube::{Api, Client, Config, CustomResourceExt as _, ResourceExt as _};
 use serde_json::json;
 use tempfile::TempDir;
 use tokio::process::{Child, Command};
@@ -41,7 +41,7 @@ pub struct ApiServer {
     folder: TempDir,
     // Ended on drop, the API server first.
     process: Child,
-    _etcd: Child,
+    etcd: Child,
 }
 
 /// An operator's process, with its metrics.
@@ -57,12 +57,20 @@ impl ApiServer {
     /// # Errors
     /// A program is missing (`kind/tools --api-server` gets them), or one does not start.
     pub async fn start() -> Outcome<Self> {
+        Self::start_on(None).await
+    }
+
+    /// The same on data that etcd keeps in a folder: empty at first, and taken over by a later run.
+    ///
+    /// # Errors
+    /// As [`ApiServer::start`].
+    pub async fn start_on(data: Option<&Path>) -> Outcome<Self> {
         let folder = tempfile::tempdir()?;
         let (client_port, peer_port, port) = (free_port()?, free_port()?, free_port()?);
         let etcd_url = format!("http://127.0.0.1:{client_port}");
         let peer_url = format!("http://127.0.0.1:{peer_port}");
         let mut etcd = program("etcd")?;
-        etcd.arg("--data-dir").arg(folder.path().join("etcd"));
+        etcd.arg("--data-dir").arg(data.map_or_else(|| folder.path().join("etcd"), Path::to_owned));
         etcd.args(["--listen-client-urls", &etcd_url, "--advertise-client-urls", &etcd_url]);
         etcd.args(["--listen-peer-urls", &peer_url, "--initial-advertise-peer-urls", &peer_url]);
         etcd.args(["--initial-cluster", &format!("default={peer_url}"), "--unsafe-no-fsync", "--log-level", "error"]);
@@ -97,7 +105,7 @@ impl ApiServer {
         fs::write(&file, kubeconfig(port)?)?;
         let config = Kubeconfig::read_from(&file)?;
         let client = Client::try_from(Config::from_custom_kubeconfig(config, &KubeConfigOptions::default()).await?)?;
-        let mut started = Self { client, folder, process: api_server, _etcd: etcd };
+        let mut started = Self { client, folder, process: api_server, etcd };
         started.wait().await?;
         started.install_crd().await?;
         started.namespace("flotilla-system").await?;
@@ -124,7 +132,10 @@ impl ApiServer {
 
     async fn install_crd(&self) -> Outcome {
         let definitions: Api<CustomResourceDefinition> = Api::all(self.client.clone());
-        definitions.create(&PostParams::default(), &InferenceService::crd()).await?;
+        let definition = InferenceService::crd();
+        if definitions.get_opt(&definition.name_any()).await?.is_none() {
+            definitions.create(&PostParams::default(), &definition).await?;
+        }
         until("the CRD is served", START_LIMIT, async || {
             let list: kube::Result<_> =
                 Api::<InferenceService>::default_namespaced(self.client.clone()).list(&ListParams::default()).await;
@@ -146,6 +157,14 @@ impl ApiServer {
         let namespace = json!({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": name}});
         namespaces.patch(name, &PatchParams::apply("e2e"), &Patch::Apply(namespace)).await?;
         Ok(())
+    }
+
+    /// The process ids of API server and etcd.
+    ///
+    /// # Errors
+    /// One of them has ended.
+    pub fn pids(&self) -> Outcome<[u32; 2]> {
+        Ok([self.process.id().ok_or("the API server has ended")?, self.etcd.id().ok_or("etcd has ended")?])
     }
 
     /// The API server's own metrics.
@@ -198,25 +217,25 @@ impl ApiServer {
     /// # Errors
     /// It does not compile or start.
     pub async fn standby(&self, name: &str) -> Outcome<Operator> {
-        self.spawn_operator(&operator_program().await?, name)
+        self.spawn_operator(&operator_program().await?, name, &[])
     }
 
-    /// Starts an operator that was compiled elsewhere.
+    /// Starts an operator that was compiled elsewhere, with arguments.
     ///
     /// # Errors
     /// It does not start.
-    pub async fn operator_of(&self, program: &Path, name: &str) -> Outcome<Operator> {
-        let operator = self.spawn_operator(program, name)?;
+    pub async fn operator_of(&self, program: &Path, name: &str, arguments: &[&str]) -> Outcome<Operator> {
+        let operator = self.spawn_operator(program, name, arguments)?;
         operator.leads(START_LIMIT).await?;
         Ok(operator)
     }
 
-    fn spawn_operator(&self, program: &Path, name: &str) -> Outcome<Operator> {
+    fn spawn_operator(&self, program: &Path, name: &str, arguments: &[&str]) -> Outcome<Operator> {
         let port = free_port()?;
         let mut command = Command::new(program);
         command.env("KUBECONFIG", self.folder.path().join("kubeconfig")).env("POD_NAME", name);
         command.args(["--namespace", "flotilla-system", "--http-address", &format!("127.0.0.1:{port}")]);
-        command.args(["--leader-elect", "true", "--log-format", "text"]);
+        command.args(["--leader-elect", "true", "--log-format", "text"]).args(arguments);
         let process = spawn(command, self.folder.path(), &format!("{name}.log"))?;
         let http = reqwest::Client::builder().no_proxy().timeout(Duration::from_secs(5)).build()?;
         Ok(Operator { process, address: format!("http://127.0.0.1:{port}"), http })
@@ -239,8 +258,15 @@ impl Operator {
     /// # Errors
     /// It does not answer.
     pub async fn metric(&self, name: &str) -> Outcome<f64> {
-        let page = self.http.get(format!("{}/metrics", self.address)).send().await?.text().await?;
-        Ok(crate::cluster::metric(&page, name, &[]))
+        Ok(crate::cluster::metric(&self.page().await?, name, &[]))
+    }
+
+    /// All its metrics.
+    ///
+    /// # Errors
+    /// It does not answer.
+    pub async fn page(&self) -> Outcome<String> {
+        Ok(self.http.get(format!("{}/metrics", self.address)).send().await?.text().await?)
     }
 
     /// Waits until it leads, and gives the time that it took.
@@ -294,8 +320,11 @@ async fn page(client: &Client, name: &str) -> Outcome<String> {
     Ok(client.request_text(request).await?)
 }
 
-/// The operator, compiled from the sources that this test was compiled from.
-async fn operator_program() -> Outcome<PathBuf> {
+/// The operator, compiled from the sources that this program was compiled from.
+///
+/// # Errors
+/// It does not compile.
+pub async fn operator_program() -> Outcome<PathBuf> {
     let test = std::env::current_exe()?;
     let profile = test.ancestors().find(|folder| folder.ends_with("debug") || folder.ends_with("release"));
     let profile = profile.ok_or("this test is not where cargo puts it")?;

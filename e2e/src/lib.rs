@@ -18,10 +18,12 @@ macro_rules! ensure {
 pub mod apiserver;
 pub mod cluster;
 pub mod dump;
+pub mod fleet;
 pub mod load;
 pub mod manifests;
 pub mod node;
 pub mod operator;
+pub mod process;
 pub mod scale_bench;
 pub mod table;
 pub mod until;

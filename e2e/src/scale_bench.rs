@@ -2,7 +2,6 @@
 //! it, and that it then rests.
 
 use std::collections::BTreeSet;
-use std::fs;
 use std::time::{Duration, Instant};
 
 use flotilla::api::{InferenceService, condition};
@@ -17,6 +16,7 @@ use serde::Serialize;
 use serde_json::json;
 
 use crate::apiserver::{ApiServer, Operator};
+use crate::process::{memory, processor_time};
 use crate::table::Table;
 use crate::{Look, Outcome, timer, until};
 
@@ -93,8 +93,9 @@ pub async fn measure(server: &ApiServer, operator: &Operator, count: usize, rest
     })
     .await?;
     let done = started.elapsed();
-    let processor = processor_seconds(operator)?;
-    let (resident, peak) = memory(operator)?;
+    let pid = operator.pid().ok_or("the operator has ended")?;
+    let processor = processor_time(pid)?.total();
+    let (resident, peak) = memory(pid)?;
     let after = settled(server).await?;
     let mut writes = difference(&before, &after);
     // Creating them was ours.
@@ -104,7 +105,7 @@ pub async fn measure(server: &ApiServer, operator: &Operator, count: usize, rest
 
     let all: Api<InferenceService> = Api::all(server.client.clone());
     let listed = all.list(&ListParams::default()).await?.items;
-    let processor_before = processor_seconds(operator)?;
+    let processor_before = processor_time(pid)?.total();
     let resting = Instant::now();
     crate::throughout("the operator runs", rest, async || {
         Ok(operator.metric("flotilla_operator_leading").await.map(drop).map_err(|error| error.to_string()))
@@ -123,7 +124,7 @@ pub async fn measure(server: &ApiServer, operator: &Operator, count: usize, rest
         writes_per_service: per_service,
         writes_at_rest: difference(&after, &server.writes().await?),
         rest_seconds: resting.elapsed().as_secs_f64(),
-        processor_seconds_at_rest: processor_seconds(operator)? - processor_before,
+        processor_seconds_at_rest: processor_time(pid)?.total() - processor_before,
     })
 }
 
@@ -154,7 +155,10 @@ impl Measured {
 }
 
 /// How many services have all six objects and every condition.
-async fn complete(client: &Client) -> Outcome<usize> {
+///
+/// # Errors
+/// The API server's message.
+pub async fn complete(client: &Client) -> Outcome<usize> {
     let services = Api::<InferenceService>::all(client.clone()).list(&ListParams::default()).await?;
     let conditioned: BTreeSet<String> = services
         .into_iter()
@@ -189,7 +193,10 @@ where
 }
 
 /// What the API server has counted once nothing was written for longer than anything waits.
-async fn settled(server: &ApiServer) -> Outcome<Vec<(String, u64)>> {
+///
+/// # Errors
+/// It did not come to that in time.
+pub async fn settled(server: &ApiServer) -> Outcome<Vec<(String, u64)>> {
     let mut last = (Instant::now(), server.writes().await?);
     let (writes, _) = until("the writes come to rest", LIMIT, async || {
         let now = server.writes().await?;
@@ -203,7 +210,8 @@ async fn settled(server: &ApiServer) -> Outcome<Vec<(String, u64)>> {
     Ok(writes)
 }
 
-fn difference(before: &[(String, u64)], after: &[(String, u64)]) -> Vec<(String, u64)> {
+/// What was counted in between, of what was counted at all.
+pub fn difference(before: &[(String, u64)], after: &[(String, u64)]) -> Vec<(String, u64)> {
     after
         .iter()
         .map(|(what, count)| {
@@ -212,24 +220,4 @@ fn difference(before: &[(String, u64)], after: &[(String, u64)]) -> Vec<(String,
         })
         .filter(|(_, count)| *count > 0)
         .collect()
-}
-
-/// Resident memory now and at most, in MiB.
-fn memory(operator: &Operator) -> Outcome<(f64, f64)> {
-    let status = fs::read_to_string(format!("/proc/{}/status", operator.pid().ok_or("the operator has ended")?))?;
-    let field = |name: &str| -> Outcome<f64> {
-        let line = status.lines().find_map(|line| line.strip_prefix(name)).ok_or("no such field")?;
-        let kibibytes: f64 = line.trim().trim_end_matches(" kB").parse()?;
-        Ok(kibibytes / 1024.0)
-    };
-    Ok((field("VmRSS:")?, field("VmHWM:")?))
-}
-
-/// Processor time so far: fields 14 and 15 of its stat, in ticks of 10 ms on every Linux that counts.
-fn processor_seconds(operator: &Operator) -> Outcome<f64> {
-    let stat = fs::read_to_string(format!("/proc/{}/stat", operator.pid().ok_or("the operator has ended")?))?;
-    let (_, fields) = stat.rsplit_once(") ").ok_or("no stat")?;
-    let ticks: f64 = fields.split(' ').skip(11).take(2).filter_map(|field| field.parse::<f64>().ok()).sum();
-    ensure!(ticks >= 0.0, "no processor time in {stat}");
-    Ok(ticks / 100.0)
 }

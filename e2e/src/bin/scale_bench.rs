@@ -27,7 +27,7 @@ async fn main() -> Outcome {
     let args = Args::parse();
     let server = ApiServer::start().await?;
     let operator = match &args.operator {
-        Some(program) => server.operator_of(program, "bench").await?,
+        Some(program) => server.operator_of(program, "bench", &[]).await?,
         None => server.operator("bench").await?,
     };
     let measured = scale_bench::measure(&server, &operator, args.services, Duration::from_secs(args.rest)).await?;

@@ -1,0 +1,80 @@
+//! `make bench-fleet`: an operator with 1,000 services of 10 replicas each, against kube-apiserver and etcd alone.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use clap::{Parser, Subcommand};
+use flotilla_e2e::apiserver::{self, ApiServer};
+use flotilla_e2e::fleet::bench::{self, Fleet, Plan};
+use flotilla_e2e::fleet::{report, server};
+use flotilla_e2e::{Outcome, ensure};
+
+/// Measures what an operator takes for a fleet of thousands of replicas, and whether it keeps up.
+#[derive(Parser)]
+struct Args {
+    #[command(subcommand)]
+    action: Action,
+}
+
+#[derive(Subcommand)]
+enum Action {
+    /// Measures; run it by e2e/private-network
+    Measure(Measure),
+    /// Answers for all pods of the fleet
+    Serve,
+}
+
+#[derive(clap::Args)]
+struct Measure {
+    /// How many services
+    #[arg(long, default_value_t = 1000)]
+    services: usize,
+    /// Replicas of each service
+    #[arg(long, default_value_t = 10)]
+    replicas: usize,
+    /// Seconds between two scrapes of a pod; several are measured one after the other
+    #[arg(long = "interval", default_values_t = [5, 2])]
+    intervals: Vec<u64>,
+    /// Seconds that each is measured for
+    #[arg(long, default_value_t = 60)]
+    seconds: u64,
+    /// An operator's program; several are measured in turn. Without it, it is compiled as this program was
+    #[arg(long = "operator")]
+    operators: Vec<PathBuf>,
+    /// Where etcd keeps its data: filled by a first run, taken over by those after it
+    #[arg(long)]
+    data: Option<PathBuf>,
+}
+
+fn main() -> Outcome {
+    // One thread: this program shares the machine with what it measures.
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    match Args::parse().action {
+        Action::Serve => runtime.block_on(server::serve()),
+        Action::Measure(args) => runtime.block_on(measure(args)),
+    }
+}
+
+#[allow(clippy::print_stdout, reason = "the results are for people and programs to read")]
+async fn measure(args: Measure) -> Outcome {
+    let mut programs = args.operators;
+    if programs.is_empty() {
+        programs.push(apiserver::operator_program().await?);
+    }
+    let name = |program: &PathBuf| program.file_name().unwrap_or_default().to_string_lossy().into_owned();
+    let plan = Plan {
+        services: args.services,
+        replicas: args.replicas,
+        intervals: args.intervals.into_iter().map(Duration::from_secs).collect(),
+        operators: programs.into_iter().map(|program| (name(&program), program)).collect(),
+        lasting: Duration::from_secs(args.seconds),
+    };
+    let fleet = Fleet::start().await?;
+    let server = ApiServer::start_on(args.data.as_deref()).await?;
+    let pods = bench::fill(&server, &plan).await?;
+    let measured = bench::measure(&server, &fleet, &plan, pods).await?;
+    report::print(&format!("{} services, {pods} replicas", plan.services), &measured);
+    println!("\n{}", serde_json::to_string(&measured)?);
+    ensure!(measured.iter().all(|one| one.writes.is_empty()), "an operator wrote although nothing changed");
+    Ok(())
+}
