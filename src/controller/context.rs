@@ -53,6 +53,8 @@ pub struct Context {
     pub environment: Environment,
     /// How often the servers are scraped.
     pub scrape_interval: Duration,
+    /// Whether pods may be patched, to choose which of them go at a scale-down.
+    pub deletion_cost: bool,
     /// The clock of the scaling law.
     pub clock: Clock,
     /// What is remembered of each service, by its UID.

@@ -11,15 +11,18 @@ use serde_json::Value;
 
 use super::apply::{self, Wanted};
 use super::context::{Context, Memory};
+use super::deletion_cost;
 use super::error::Error;
 use super::index::{Indexed as _, ServiceName};
+use super::leaving;
 use super::observe::Observed;
+use super::reconcile::policy;
 use super::rollout::{self, RolloutInput, RolloutPlan};
 use super::scale;
 use crate::api::labels;
 use crate::placement::Placement;
 use crate::resources::{self, Resources, RolloutShape, digest};
-use crate::scaling::Decision;
+use crate::scaling::{self, Decision, Observation};
 use crate::service::ValidatedService;
 
 /// An object that the API server changes back after an apply is applied again only after this time.
@@ -39,6 +42,8 @@ pub struct Work<'a> {
     pub placement: Placement,
     /// What the law says; `None` in mode External.
     pub decision: Option<Decision>,
+    /// What the decision was made from.
+    pub observation: &'a Observation,
 }
 
 /// How the writing part ended.
@@ -205,6 +210,9 @@ impl Work<'_> {
         if ordered == desired && !new {
             return Ok(None);
         }
+        if self.ctx.deletion_cost && desired < ordered {
+            deletion_cost::tell(self.ctx, &self.service.namespace, &self.leaving()).await;
+        }
         scale::scale(self.ctx, deployment, desired).await?;
         if new {
             return Ok(None);
@@ -220,6 +228,18 @@ impl Work<'_> {
         );
         self.ctx.metrics.scalings.with_label_values(&[reason]).inc();
         Ok(Some(ordered))
+    }
+
+    /// The pods whose deletion cost changes before the replicas are lowered.
+    fn leaving(&self) -> Vec<leaving::Change> {
+        // While templates change, the Deployment divides what goes among two ReplicaSets.
+        let Some(policy) = policy(self.ctx, self.service).filter(|_| !self.observed.is_rolling()) else {
+            return Vec::new();
+        };
+        let memories = self.ctx.memories();
+        let state = memories.get(&self.service.uid).map(|memory| memory.scaling.clone()).unwrap_or_default();
+        let standings = scaling::standings(&policy, &state, self.observation, self.ctx.now());
+        leaving::changes(&self.observed.pods, &standings, self.desired())
     }
 
     /// Deletes settings that no pod uses any more, and the Deployment of a pool that was left once the new one answers.

@@ -6,6 +6,7 @@ use jiff::Timestamp;
 use k8s_openapi::api::core::v1::{ContainerState, ContainerStatus, Pod, PodStatus};
 use serde::Deserialize;
 
+use super::leaving::DELETION_COST;
 use crate::api::labels;
 use crate::api::status::PodFailure;
 use crate::resources::{fetch, server_pod};
@@ -31,6 +32,8 @@ pub struct PodView {
     pub unschedulable: bool,
     /// It is going away, or has ended.
     pub gone: bool,
+    /// How late a scale-down takes it; 0 where nobody said.
+    pub deletion_cost: i32,
     /// The node that it runs on.
     pub node: Option<String>,
     /// The template that it was made from, as the ReplicaSet's hash.
@@ -83,6 +86,7 @@ impl PodView {
             restarts: ours.filter_map(|container| u32::try_from(container.restart_count).ok()).sum(),
             unschedulable,
             gone: meta.deletion_timestamp.is_some() || matches!(status.phase.as_deref(), Some("Succeeded" | "Failed")),
+            deletion_cost: deletion_cost(pod),
             node: pod.spec.as_ref().and_then(|spec| spec.node_name.clone()),
             template: label("pod-template-hash"),
             pool: label(labels::POOL),
@@ -90,6 +94,11 @@ impl PodView {
             failure: failure(pod, status, unschedulable),
         }
     }
+}
+
+fn deletion_cost(pod: &Pod) -> i32 {
+    let cost = pod.metadata.annotations.as_ref().and_then(|annotations| annotations.get(DELETION_COST));
+    cost.and_then(|cost| cost.parse().ok()).unwrap_or(0)
 }
 
 fn settings_of(pod: &Pod) -> Option<String> {

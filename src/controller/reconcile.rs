@@ -97,7 +97,8 @@ async fn visit(object: &Guarded, ctx: &Context) -> Result<Action, Error> {
     let measured = observe::measure(ctx, &validated, &observed); // caches only
     let placement = placement::place(&observed.snapshot, &validated); // pure
     let decision = decide(ctx, &validated, &measured); // pure
-    let mut work = Work { ctx, service: &validated, template, observed, placement, decision };
+    let mut work =
+        Work { ctx, service: &validated, template, observed, placement, decision, observation: &measured.observation };
 
     let outcome = Box::pin(work.converge()).await; // requests
     if outcome.as_ref().is_err_and(Error::is_namespace_going) {
@@ -204,23 +205,7 @@ fn decide(ctx: &Context, service: &ValidatedService, measured: &Measured) -> Opt
     if service.scaling.mode == ScalingMode::External {
         return None;
     }
-    let policy = Policy::new(PolicySettings {
-        min_replicas: service.scaling.min_replicas,
-        max_replicas: service.scaling.max_replicas,
-        target_queue_time: service.scaling.target_queue_time,
-        stabilization_window: service.scaling.scale_down_stabilization,
-        max_batch_size: service.runtime.max_batch_size,
-        batching_delay: service.runtime.max_queue_delay,
-        scrape_interval: ctx.scrape_interval,
-        startup_fallback: STARTUP_FALLBACK,
-    });
-    let policy = match policy {
-        Ok(policy) => policy,
-        Err(error) => {
-            tracing::error!(service = service.name, error = %error, "validated service makes no policy");
-            return None;
-        }
-    };
+    let policy = policy(ctx, service)?;
     let mut memories = ctx.memories();
     let memory = memories.entry(service.uid.clone()).or_default();
     let state = std::mem::take(&mut memory.scaling);
@@ -231,6 +216,25 @@ fn decide(ctx: &Context, service: &ValidatedService, measured: &Measured) -> Opt
         note_lag(&ctx.metrics, &mut memory.decided, newest, now);
     }
     Some(decision)
+}
+
+/// What the law is asked to keep.
+pub(super) fn policy(ctx: &Context, service: &ValidatedService) -> Option<Policy> {
+    let policy = Policy::new(PolicySettings {
+        min_replicas: service.scaling.min_replicas,
+        max_replicas: service.scaling.max_replicas,
+        target_queue_time: service.scaling.target_queue_time,
+        stabilization_window: service.scaling.scale_down_stabilization,
+        max_batch_size: service.runtime.max_batch_size,
+        batching_delay: service.runtime.max_queue_delay,
+        scrape_interval: ctx.scrape_interval,
+        startup_fallback: STARTUP_FALLBACK,
+    });
+    policy
+        .inspect_err(|error| {
+            tracing::error!(service = service.name, error = %error, "validated service makes no policy");
+        })
+        .ok()
 }
 
 /// Counts how old the news was that was decided on, and how long the last news is ago. Visits without news don't count.

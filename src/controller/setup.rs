@@ -42,6 +42,8 @@ pub struct Options {
     pub instance: String,
     /// How often servers are scraped.
     pub scrape_interval: Duration,
+    /// Whether pods may be patched, to choose which of them go at a scale-down.
+    pub deletion_cost: bool,
     /// The clock that the collector and the scaling law share.
     pub clock: Clock,
 }
@@ -139,6 +141,7 @@ pub async fn start(
         defaults: options.defaults,
         environment: options.environment,
         scrape_interval: options.scrape_interval,
+        deletion_cost: options.deletion_cost,
         clock: options.clock,
         memories: Mutex::default(),
         snapshot: Mutex::default(),

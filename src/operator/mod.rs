@@ -54,6 +54,9 @@ pub struct Args {
     /// How often every server is scraped
     #[arg(long, env = "FLOTILLA_SCRAPE_INTERVAL_SECONDS", default_value_t = 2, value_parser = clap::value_parser!(u64).range(1..=10))]
     scrape_interval_seconds: u64,
+    /// Whether pods may be patched, so that a scale-down takes those with the fewest requests waiting
+    #[arg(long, env = "FLOTILLA_POD_DELETION_COST", default_value_t = false, action = clap::ArgAction::Set)]
+    pod_deletion_cost: bool,
     /// Services that are visited at the same time
     #[arg(long, env = "FLOTILLA_MAX_CONCURRENT_RECONCILES", default_value_t = 8, value_parser = clap::value_parser!(u16).range(1..=256))]
     max_concurrent_reconciles: u16,
@@ -143,6 +146,7 @@ async fn lead(
         },
         instance: args.identity.clone(),
         scrape_interval,
+        deletion_cost: args.pod_deletion_cost,
         clock,
     };
     let (context, scopes) =

@@ -39,6 +39,7 @@ mod hold;
 mod observation;
 mod policy;
 mod stabilize;
+mod standing;
 mod state;
 mod view;
 mod wish;
@@ -56,6 +57,7 @@ pub use observation::{
     BatchDelta, Measurement, MissingReason, Monotonic, Observation, QueueTime, Replica, ReplicaSample, Starting,
 };
 pub use policy::{Policy, PolicyError, PolicySettings, fresh_for};
+pub use standing::{Standing, standings};
 pub use state::State;
 
 use stabilize::{LastDecrease, LastIncrease};

@@ -47,10 +47,15 @@ struct Class {
 }
 
 impl State {
+    /// Marks the replicas that are far slower than what is known of their class.
+    pub(super) fn mark_slow(&self, view: &mut View<'_>) {
+        health::mark_slow(view, |class| self.classes.get(class)?.model.line());
+    }
+
     /// Takes in what is new in the view, and starts the inputs of the decision with what is known.
     pub(super) fn learn(&mut self, policy: &Policy, view: &mut View<'_>, now: Monotonic) -> Inputs {
         let settings = policy.settings();
-        health::mark_slow(view, |class| self.classes.get(class)?.model.line());
+        self.mark_slow(view);
         let line = self.line(view);
         let target = line.map_or(settings.target_queue_time, |line| line.attainable_target(settings.target_queue_time));
 

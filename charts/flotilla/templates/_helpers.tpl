@@ -77,6 +77,10 @@ capabilities: {drop: [ALL]}
   value: {{ include "flotilla.image" (list .Values.server.image (printf "%s-cpu" .Chart.AppVersion)) }}
 - name: FLOTILLA_SCRAPE_INTERVAL_SECONDS
   value: {{ .Values.scrapeIntervalSeconds | quote }}
+{{- if .Values.podDeletionCost.enabled }}
+- name: FLOTILLA_POD_DELETION_COST
+  value: "true"
+{{- end }}
 - name: FLOTILLA_MAX_CONCURRENT_RECONCILES
   value: {{ .Values.maxConcurrentReconciles | quote }}
 - name: FLOTILLA_LOG_FORMAT
