@@ -11,7 +11,7 @@ step = @printf '\n=== %s\n' "$(1)"; started=$$SECONDS; $(2); printf '=== %s: %d 
 # One set of features for all of the workspace, or dependencies would be compiled once for each package that is named.
 SERVER_TESTS = $(patsubst inference-server/tests/%.rs,--test %,$(wildcard inference-server/tests/*.rs))
 
-.PHONY: help demo test lint unit python charts e2e e2e-full bench bench-scale bench-fleet bench-sweep generate up down
+.PHONY: help demo test lint unit python charts e2e e2e-full bench bench-scale bench-fleet bench-sweep generate up down bench-hpa bench-steps
 help: ## What there is
 	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | column -t -s "$$(printf '\t')"
 
@@ -68,6 +68,12 @@ bench-fleet: ## 1,000 services of 10 replicas that a single process pretends to 
 	@cargo build --quiet --release -p flotilla-e2e --bin fleet_bench
 	@e2e/private-network "$$CARGO_TARGET_DIR/release/fleet_bench" measure \
 	  --operator "$$CARGO_TARGET_DIR/release/flotilla-operator" $(ARGS)
+
+bench-hpa: ## The study's step 8 on the local cluster, with a CPU autoscaler and with Flotilla; 25 minutes
+	@e2e/bench study --svg docs/images/study-step-8.svg
+
+bench-steps: ## Twenty steps of load for Flotilla, five for a CPU autoscaler at the same time; 25 minutes
+	@e2e/bench steps
 
 # TRACES="a.csv b.csv" adds recorded loads to the generated ones.
 bench-sweep: ## Each peer's best target on every load in the simulator: sweep.md and sweep.csv in $(FLOTILLA_CACHE)

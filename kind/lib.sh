@@ -97,6 +97,7 @@ k() { kubectl --context "$CONTEXT" "$@"; }
 
 # Charts and images keep their version while they are worked on, so the pods carry the image's id: they are replaced when,
 # and only when, the image is another one.
+# CHART_SETTING, if any, is one more setting of the operator's chart, as helm takes it with --set.
 install_charts() {
   local id
   id=$(docker image inspect -f '{{.Id}}' flotilla/operator:0.1.0 | cut -d: -f2 | cut -c1-12)
@@ -104,7 +105,7 @@ install_charts() {
   log "installing the charts"
   "${install[@]}" flotilla-crds "$ROOT/charts/flotilla-crds" >/dev/null ||
     die "the chart of the CRDs could not be installed" "its message is above"
-  "${install[@]}" flotilla "$ROOT/charts/flotilla" --set-string "podAnnotations.flotilla\.dev/image=$id" >/dev/null || {
+  "${install[@]}" flotilla "$ROOT/charts/flotilla" --set-string "podAnnotations.flotilla\.dev/image=$id" ${CHART_SETTING:+--set "$CHART_SETTING"} >/dev/null || {
     k -n flotilla-system get pods -o wide >&2 || true
     k -n flotilla-system logs -l app.kubernetes.io/instance=flotilla --prefix --tail=30 >&2 || true
     die "the operator did not become ready" "look at: kubectl --context $CONTEXT -n flotilla-system logs -l app.kubernetes.io/instance=flotilla --prefix"

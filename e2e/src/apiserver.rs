@@ -207,9 +207,15 @@ impl ApiServer {
     /// # Errors
     /// It does not compile or start.
     pub async fn operator(&self, name: &str) -> Outcome<Operator> {
-        let operator = self.standby(name).await?;
-        operator.leads(START_LIMIT).await?;
-        Ok(operator)
+        self.operator_with(name, &[]).await
+    }
+
+    /// Starts an operator with more arguments.
+    ///
+    /// # Errors
+    /// It does not compile or start.
+    pub async fn operator_with(&self, name: &str, arguments: &[&str]) -> Outcome<Operator> {
+        self.operator_of(&operator_program().await?, name, arguments).await
     }
 
     /// Starts an operator and does not wait until it leads.

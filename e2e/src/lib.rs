@@ -16,7 +16,9 @@ macro_rules! ensure {
 }
 
 pub mod apiserver;
+pub mod closed_loop;
 pub mod cluster;
+pub mod contender;
 pub mod dump;
 pub mod fleet;
 pub mod load;
@@ -24,8 +26,13 @@ pub mod manifests;
 pub mod node;
 pub mod operator;
 pub mod process;
+pub mod peers;
+pub mod plot;
 pub mod scale_bench;
+pub mod steps;
+pub mod study;
 pub mod table;
+pub mod timeline;
 pub mod until;
 pub mod workspace;
 

@@ -77,11 +77,32 @@ pub struct Answer {
     pub outcome: Result<(), String>,
 }
 
-/// Where to: a model behind a node port of the test cluster.
+/// Where to: a model behind a node port of the test cluster, and what it is sent.
 #[derive(Clone, Debug)]
 pub struct Target {
     address: SocketAddr,
     model: String,
+    payload: Payload,
+}
+
+/// The body of every request.
+#[derive(Clone, Debug)]
+pub struct Payload {
+    content_type: &'static str,
+    body: Vec<u8>,
+}
+
+impl Payload {
+    /// What the timer device takes: four numbers, as JSON.
+    pub fn tensor() -> Self {
+        Self { content_type: "application/json", body: tensor().to_string().into_bytes() }
+    }
+
+    /// A photo of 10 KB, which the server decodes.
+    pub fn photo() -> Self {
+        let photo = include_bytes!("../../inference-server/tests/fixtures/images/photo.jpg");
+        Self { content_type: "image/jpeg", body: photo.to_vec() }
+    }
 }
 
 /// A load under way.
@@ -103,7 +124,8 @@ impl Target {
         let ports = service.spec.and_then(|spec| spec.ports).unwrap_or_default();
         let port = ports.iter().find(|port| port.name.as_deref() == Some("http")).and_then(|port| port.node_port);
         let port = u16::try_from(port.ok_or_else(|| format!("{name} has no NodePort"))?)?;
-        let target = Self { address: SocketAddr::new(workspace.cluster.address, port), model: name.to_owned() };
+        let address = SocketAddr::new(workspace.cluster.address, port);
+        let target = Self { address, model: name.to_owned(), payload: Payload::tensor() };
         // kube-proxy opens the port on the node a moment after the first pod is ready.
         let (client, url) = (client(1)?, format!("http://{}/v2/health/ready", target.address));
         until(&format!("{url} answers"), PORT_LIMIT, async || {
@@ -116,12 +138,18 @@ impl Target {
         Ok(target)
     }
 
+    /// The same, sent something else.
+    #[must_use]
+    pub fn sending(self, payload: Payload) -> Self {
+        Self { payload, ..self }
+    }
+
     /// Asks once, with tensors, and gives the status and the body.
     ///
     /// # Errors
     /// Nothing answers.
     pub async fn ask(&self) -> Outcome<(u16, serde_json::Value)> {
-        let answer = client(1)?.post(self.url()).json(&body()).send().await?;
+        let answer = client(1)?.post(self.url()).json(&tensor()).send().await?;
         Ok((answer.status().as_u16(), answer.json().await?))
     }
 
@@ -134,16 +162,35 @@ impl Target {
         Ok(client(1)?.get(url).send().await?.error_for_status()?.json().await?)
     }
 
+    /// One request, answered in full.
+    pub(crate) async fn request(&self, client: &reqwest::Client) -> Result<(), String> {
+        let whole = |error: reqwest::Error| {
+            let mut text = error.to_string();
+            let mut source = std::error::Error::source(&error);
+            while let Some(cause) = source {
+                text = format!("{text}: {cause}");
+                source = cause.source();
+            }
+            text
+        };
+        let Payload { content_type, body } = self.payload.clone();
+        let request = client.post(self.url()).header("content-type", content_type).body(body);
+        let answer = request.send().await.map_err(whole)?;
+        let status = answer.status();
+        let text = answer.text().await.map_err(whole)?;
+        if status.is_success() { Ok(()) } else { Err(format!("{status}: {text}")) }
+    }
+
     fn url(&self) -> String {
         format!("http://{}/v2/models/{}/infer", self.address, self.model)
     }
 }
 
-fn client(most_idle: usize) -> Outcome<reqwest::Client> {
+pub(crate) fn client(most_idle: usize) -> Outcome<reqwest::Client> {
     Ok(reqwest::Client::builder().no_proxy().timeout(TIMEOUT).pool_max_idle_per_host(most_idle).build()?)
 }
 
-fn body() -> serde_json::Value {
+fn tensor() -> serde_json::Value {
     json!({"inputs": [{"name": "input", "shape": [1, 4], "datatype": "FP32", "data": [1, 2, 3, 4]}]})
 }
 
@@ -161,13 +208,13 @@ impl Load {
             Connections::Held(count) => {
                 ensure!((1..=MOST_HELD).contains(&count), "{count} connections are not allowed");
                 let clients = (0..count).map(|_| client(1)).collect::<Outcome<Vec<_>>>()?;
-                tokio::spawn(held(target.url(), schedule, clients))
+                tokio::spawn(held(target.clone(), schedule, clients))
             }
             Connections::AtOnce(count) | Connections::Fresh(count) => {
                 ensure!((1..=MOST_AT_ONCE).contains(&count), "{count} requests at once are not allowed");
                 let idle = if matches!(plan.connections, Connections::Fresh(_)) { 0 } else { MOST_AT_ONCE / USERS };
                 let users = (0..USERS).map(|_| client(idle)).collect::<Outcome<Vec<_>>>()?;
-                tokio::spawn(at_once(target.url(), schedule, users, count))
+                tokio::spawn(at_once(target.clone(), schedule, users, count))
             }
         };
         Ok(Self { started, stop, task })
@@ -224,18 +271,18 @@ impl Schedule {
 }
 
 /// Each connection takes the next request that is due once it has its answer to the last.
-async fn held(url: String, schedule: Schedule, clients: Vec<reqwest::Client>) -> Vec<Answer> {
+async fn held(target: Target, schedule: Schedule, clients: Vec<reqwest::Client>) -> Vec<Answer> {
     let schedule = Arc::new(schedule);
     let (queue, due) = mpsc::channel::<Instant>(BACKLOG);
     let due = Arc::new(Mutex::new(due));
     let mut connections = JoinSet::new();
     for client in clients {
-        let (url, due, schedule) = (url.clone(), Arc::clone(&due), Arc::clone(&schedule));
+        let (target, due, schedule) = (target.clone(), Arc::clone(&due), Arc::clone(&schedule));
         connections.spawn(async move {
             let mut answers = Vec::new();
             loop {
                 let Some(at) = due.lock().await.recv().await else { return answers };
-                answers.push(schedule.answer(at, ask(&client, &url).await));
+                answers.push(schedule.answer(at, target.request(&client).await));
             }
         });
     }
@@ -256,8 +303,8 @@ async fn held(url: String, schedule: Schedule, clients: Vec<reqwest::Client>) ->
 }
 
 /// Each request is the next user's, who takes an idle connection or makes one.
-async fn at_once(url: String, schedule: Schedule, users: Vec<reqwest::Client>, most: usize) -> Vec<Answer> {
-    let schedule = Arc::new(schedule);
+async fn at_once(target: Target, schedule: Schedule, users: Vec<reqwest::Client>, most: usize) -> Vec<Answer> {
+    let (target, schedule) = (Arc::new(target), Arc::new(schedule));
     let mut answers = Vec::new();
     let mut requests = JoinSet::new();
     let mut users = users.iter().cycle();
@@ -271,8 +318,8 @@ async fn at_once(url: String, schedule: Schedule, users: Vec<reqwest::Client>, m
                 return;
             }
             let Some(client) = users.next().cloned() else { return };
-            let (url, schedule) = (url.clone(), Arc::clone(&schedule));
-            requests.spawn(async move { schedule.answer(at, ask(&client, &url).await) });
+            let (target, schedule) = (Arc::clone(&target), Arc::clone(&schedule));
+            requests.spawn(async move { schedule.answer(at, target.request(&client).await) });
         })
         .await;
     while let Some(answer) = requests.join_next().await {
@@ -280,22 +327,6 @@ async fn at_once(url: String, schedule: Schedule, users: Vec<reqwest::Client>, m
     }
     answers.sort_by_key(|answer| answer.due);
     answers
-}
-
-async fn ask(client: &reqwest::Client, url: &str) -> Result<(), String> {
-    let whole = |error: reqwest::Error| {
-        let mut text = error.to_string();
-        let mut source = std::error::Error::source(&error);
-        while let Some(cause) = source {
-            text = format!("{text}: {cause}");
-            source = cause.source();
-        }
-        text
-    };
-    let answer = client.post(url).json(&body()).send().await.map_err(whole)?;
-    let status = answer.status();
-    let text = answer.text().await.map_err(whole)?;
-    if status.is_success() { Ok(()) } else { Err(format!("{status}: {text}")) }
 }
 
 /// The distances between requests.
@@ -394,7 +425,8 @@ mod tests {
     #[tokio::test]
     async fn failures_are_counted_and_connections_held() {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let target = Target { address: listener.local_addr().unwrap(), model: "m".to_owned() };
+        let address = listener.local_addr().unwrap();
+        let target = Target { address, model: "m".to_owned(), payload: Payload::tensor() };
         let accepted = tokio::spawn(async move {
             let mut accepted = 0;
             while let Ok(Ok((mut stream, _))) = tokio::time::timeout(Duration::from_secs(1), listener.accept()).await {
