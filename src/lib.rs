@@ -11,6 +11,7 @@ pub mod controller;
 pub mod operator;
 pub mod placement;
 pub mod resources;
+pub mod scaler;
 pub mod scaling;
 pub mod scrape;
 pub mod service;

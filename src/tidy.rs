@@ -34,6 +34,7 @@ fn imports_flow_one_way() {
         ("src/placement", &["api", "service", "placement", "fixtures"]),
         ("src/resources", &["api", "service", "placement", "resources", "fixtures"]),
         ("src/scrape", &["scaling", "scrape"]),
+        ("src/scaler", &["scaling", "scaler"]),
         ("src/simulate", &["scaling", "scrape", "simulate"]),
         ("src/cli", &["scaling", "simulate", "cli"]),
         ("src/telemetry", &["telemetry"]),
@@ -137,7 +138,7 @@ fn every_example_is_of_this_version() {
     for entry in fs::read_dir(folder).unwrap() {
         let path = entry.unwrap().path();
         for document in fs::read_to_string(&path).unwrap().split("\n---\n") {
-            if document.contains("kind: InferenceService") {
+            if document.lines().any(|line| line == "kind: InferenceService") {
                 let service: Result<crate::api::InferenceService, _> = serde_saphyr::from_str(document);
                 assert!(service.is_ok(), "{}: {:?}", path.display(), service.err());
                 services += 1;

@@ -27,5 +27,8 @@ pub const APPLIED_DIGEST: &str = "flotilla.dev/applied-digest";
 /// Annotation: digest of the desired pod template, so that a change of it is known before it is applied.
 pub const TEMPLATE_DIGEST: &str = "flotilla.dev/template-digest";
 
+/// Annotation of the operator's Lease: where the leader's external scaler is.
+pub const SCALER_ADDRESS: &str = "flotilla.dev/scaler-address";
+
 /// GPU feature discovery: the product's name, with `-SHARED` or `-MIG-…` suffixes where the GPU is divided.
 pub const GPU_PRODUCT: &str = "nvidia.com/gpu.product";

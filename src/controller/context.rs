@@ -16,7 +16,7 @@ use super::lease::Fence;
 use crate::api::InferenceServiceStatus;
 use crate::placement::Snapshot;
 use crate::resources::Environment;
-use crate::scaling::{self, Monotonic};
+use crate::scaling::{self, Decision, Monotonic};
 use crate::scrape::{Clock, Collector};
 use crate::service::Defaults;
 use crate::telemetry::metrics::ControllerMetrics;
@@ -77,7 +77,9 @@ pub struct Memory {
     /// The scaling law's state.
     pub scaling: scaling::State,
     /// The newest measurement that a decision rested on, and when that was decided.
-    pub decided: Option<(Monotonic, Monotonic)>,
+    pub news: Option<(Monotonic, Monotonic)>,
+    /// What the law decided last, whoever acts on it.
+    pub decided: Option<Decided>,
     /// The status written last, with the resource version that the object had then.
     pub status: Option<(String, InferenceServiceStatus)>,
     /// When measured values were published last.
@@ -90,7 +92,23 @@ pub struct Memory {
     pub failures: u32,
 }
 
+/// What the law decided, and when.
+#[derive(Clone, Debug)]
+pub struct Decided {
+    /// The decision.
+    pub decision: Decision,
+    /// The target that it was made for.
+    pub target_queue_time: Duration,
+    /// When.
+    pub at: Instant,
+}
+
 impl Context {
+    /// What the law decided last for a service; none before its first visit.
+    pub fn last_decision(&self, service: &ServiceName) -> Option<Decided> {
+        self.memories().values().find(|memory| memory.service.as_ref() == Some(service))?.decided.clone()
+    }
+
     /// Now, on the clock of the scaling law.
     pub fn now(&self) -> Monotonic {
         self.clock.now()

@@ -3,15 +3,19 @@
 //! The Lease belongs to the chart, so the operator only reads and updates it. A write starts only while the lease has more
 //! time left, by the monotonic clock, than the write may take: a leader that was paused can't overwrite its successor.
 
+use std::net::SocketAddr;
 use std::sync::Mutex;
 use std::sync::PoisonError;
 use std::time::{Duration, Instant};
 
 use jiff::Timestamp;
 use k8s_openapi::api::coordination::v1::{Lease, LeaseSpec};
-use k8s_openapi::apimachinery::pkg::apis::meta::v1::MicroTime;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::{MicroTime, ObjectMeta};
 use kube::api::{Api, PostParams};
+use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
+
+use crate::api::labels;
 
 /// How long a lease lasts after its renewal.
 pub const LEASE_DURATION: Duration = Duration::from_secs(15);
@@ -61,6 +65,10 @@ pub struct Candidate {
     api: Api<Lease>,
     name: String,
     identity: String,
+    /// Where this candidate is reached while it leads.
+    address: Option<SocketAddr>,
+    /// Where the leader is reached, as far as this candidate knows.
+    leader: watch::Sender<Option<SocketAddr>>,
 }
 
 /// Who holds the lease, as one candidate saw it, and since when it has not changed by the candidate's own clock.
@@ -80,7 +88,29 @@ fn until_next_look(seen: Option<&Seen>, now: Instant) -> Duration {
 impl Candidate {
     /// A candidate for the Lease `name` under the name `identity` (the pod's).
     pub fn new(api: Api<Lease>, name: String, identity: String) -> Self {
-        Self { api, name, identity }
+        Self { api, name, identity, address: None, leader: watch::Sender::new(None) }
+    }
+
+    /// Writes into the Lease where this candidate is reached while it leads, so that the others can hand on what is the
+    /// leader's.
+    #[must_use]
+    pub fn reached_at(mut self, address: Option<SocketAddr>) -> Self {
+        self.address = address;
+        self
+    }
+
+    /// Where the leader is reached; none while nobody leads, or the leader does not say.
+    pub fn leader(&self) -> watch::Receiver<Option<SocketAddr>> {
+        self.leader.subscribe()
+    }
+
+    /// There is no other: what is the leader's is found here.
+    pub fn lead_alone(&self) {
+        self.saw_leader(self.address);
+    }
+
+    fn saw_leader(&self, address: Option<SocketAddr>) {
+        self.leader.send_if_modified(|seen| std::mem::replace(seen, address) != address);
     }
 
     /// Waits until this candidate leads; false when `shutdown` came first.
@@ -118,6 +148,7 @@ impl Candidate {
                 Ok(true) => fence.set(Some(started + LEASE_DURATION)),
                 Ok(false) => {
                     fence.set(None);
+                    self.saw_leader(None);
                     tracing::error!(lease = self.name, "another operator holds the lease");
                     return false;
                 }
@@ -125,6 +156,7 @@ impl Candidate {
                     tracing::warn!(lease = self.name, error, "the lease can't be renewed, retrying");
                     if fence.expired(Instant::now()) {
                         fence.set(None);
+                        self.saw_leader(None);
                         tracing::error!(lease = self.name, "the lease expired before it could be renewed");
                         return false;
                     }
@@ -136,6 +168,7 @@ impl Candidate {
     /// Gives the lease back, so that the next leader need not wait for its end. Call after the last write.
     pub async fn release(&self, fence: &Fence) {
         fence.set(None);
+        self.saw_leader(None);
         let release = async {
             let mut lease = self.api.get(&self.name).await.map_err(|error| error.to_string())?;
             if lease.spec.as_ref().and_then(|spec| spec.holder_identity.as_deref()) != Some(self.identity.as_str()) {
@@ -168,6 +201,7 @@ impl Candidate {
         let renewed = spec.renew_time.as_ref().map(|time| time.0);
         let ours = holder.as_deref() == Some(self.identity.as_str());
         if !ours && holder.is_some() {
+            self.saw_leader(address_in(&lease.metadata));
             let unchanged = seen.as_ref().filter(|seen| seen.renewed == renewed && seen.holder == holder);
             let since = unchanged.map_or(now, |seen| seen.since);
             *seen = Some(Seen { renewed, holder, since });
@@ -183,8 +217,12 @@ impl Candidate {
         spec.holder_identity = Some(self.identity.clone());
         spec.lease_duration_seconds = i32::try_from(LEASE_DURATION.as_secs()).ok();
         spec.renew_time = Some(time);
+        write_address(&mut lease.metadata, self.address);
         match self.api.replace(&self.name, &PostParams::default(), &lease).await {
-            Ok(_) => Ok(true),
+            Ok(_) => {
+                self.saw_leader(self.address);
+                Ok(true)
+            }
             Err(kube::Error::Api(status)) if status.code == 409 => Ok(false),
             Err(error) => Err(error.to_string()),
         }
@@ -197,6 +235,26 @@ impl Candidate {
         self.api.create(&PostParams::default(), &lease).await.map_err(|error| {
             format!("the Lease {} does not exist and can't be created: {error}; install the chart", self.name)
         })
+    }
+}
+
+/// Where the leader says that it is reached.
+fn address_in(metadata: &ObjectMeta) -> Option<SocketAddr> {
+    metadata.annotations.as_ref()?.get(labels::SCALER_ADDRESS)?.parse().ok()
+}
+
+/// A leader that is reached nowhere leaves no address of the one before it.
+fn write_address(metadata: &mut ObjectMeta, address: Option<SocketAddr>) {
+    match address {
+        Some(address) => {
+            let annotations = metadata.annotations.get_or_insert_default();
+            annotations.insert(labels::SCALER_ADDRESS.to_owned(), address.to_string());
+        }
+        None => {
+            if let Some(annotations) = metadata.annotations.as_mut() {
+                annotations.remove(labels::SCALER_ADDRESS);
+            }
+        }
     }
 }
 
@@ -227,6 +285,20 @@ mod tests {
         );
         fence.set(None);
         assert!(!fence.permits(Duration::ZERO, now));
+    }
+
+    #[test]
+    fn the_lease_says_where_the_leader_is_reached_and_never_where_another_was() {
+        let mut metadata = ObjectMeta::default();
+        assert_eq!(address_in(&metadata), None);
+        for address in ["10.0.0.7:9091", "[fd00::7]:9091"].map(|address| address.parse().unwrap()) {
+            write_address(&mut metadata, Some(address));
+            assert_eq!(address_in(&metadata), Some(address));
+        }
+        write_address(&mut metadata, None);
+        assert_eq!(address_in(&metadata), None);
+        metadata.annotations = Some([(labels::SCALER_ADDRESS.to_owned(), "somewhere".to_owned())].into());
+        assert_eq!(address_in(&metadata), None);
     }
 
     #[test]

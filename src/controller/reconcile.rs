@@ -8,7 +8,7 @@ use kube::ResourceExt as _;
 use kube::core::error_boundary::DeserializeGuard;
 use kube::runtime::controller::Action;
 
-use super::context::Context;
+use super::context::{Context, Decided};
 use super::converge::{self, Work};
 use super::error::Error;
 use super::index::ServiceName;
@@ -97,6 +97,8 @@ async fn visit(object: &Guarded, ctx: &Context) -> Result<Action, Error> {
     let measured = observe::measure(ctx, &validated, &observed); // caches only
     let placement = placement::place(&observed.snapshot, &validated); // pure
     let decision = decide(ctx, &validated, &measured); // pure
+    // In mode External the law is asked too, for whoever acts on it, and acts on nothing itself.
+    let decision = decision.filter(|_| validated.scaling.mode == ScalingMode::QueueTime);
     let mut work =
         Work { ctx, service: &validated, template, observed, placement, decision, observation: &measured.observation };
 
@@ -202,9 +204,6 @@ fn template(ctx: &Context, service: &ValidatedService) -> Result<String, String>
 
 /// Asks the law, with its state from the last visit.
 fn decide(ctx: &Context, service: &ValidatedService, measured: &Measured) -> Option<Decision> {
-    if service.scaling.mode == ScalingMode::External {
-        return None;
-    }
     let policy = policy(ctx, service)?;
     let mut memories = ctx.memories();
     let memory = memories.entry(service.uid.clone()).or_default();
@@ -213,8 +212,13 @@ fn decide(ctx: &Context, service: &ValidatedService, measured: &Measured) -> Opt
     let (decision, state) = scaling::decide(&policy, state, &measured.observation, now);
     memory.scaling = state;
     if let Some(newest) = measured.observation.newest() {
-        note_lag(&ctx.metrics, &mut memory.decided, newest, now);
+        note_lag(&ctx.metrics, &mut memory.news, newest, now);
     }
+    memory.decided = Some(Decided {
+        decision: decision.clone(),
+        target_queue_time: service.scaling.target_queue_time,
+        at: Instant::now(),
+    });
     Some(decision)
 }
 
@@ -240,15 +244,15 @@ pub(super) fn policy(ctx: &Context, service: &ValidatedService) -> Option<Policy
 /// Counts how old the news was that was decided on, and how long the last news is ago. Visits without news don't count.
 fn note_lag(
     metrics: &ControllerMetrics,
-    decided: &mut Option<(Monotonic, Monotonic)>,
+    known: &mut Option<(Monotonic, Monotonic)>,
     newest: Monotonic,
     now: Monotonic,
 ) {
-    if decided.is_some_and(|(known, _)| newest <= known) {
+    if known.is_some_and(|(last, _)| newest <= last) {
         return;
     }
     metrics.decision_age_seconds.observe(now.since(newest).as_secs_f64());
-    if let Some((_, before)) = decided.replace((newest, now)) {
+    if let Some((_, before)) = known.replace((newest, now)) {
         metrics.decision_interval_seconds.observe(now.since(before).as_secs_f64());
     }
 }

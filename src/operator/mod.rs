@@ -1,8 +1,9 @@
 //! The operator's program: arguments in, everything wired, one shutdown.
 
 mod check;
+mod scaler;
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
@@ -63,6 +64,15 @@ pub struct Args {
     /// Namespaces whose pods may scrape the servers' metrics besides the operator, separated by commas
     #[arg(long, env = "FLOTILLA_METRICS_NAMESPACES", value_delimiter = ',')]
     metrics_namespaces: Vec<String>,
+    /// Where KEDA's external scaler is served, on every operator; none: nowhere
+    #[arg(long, env = "FLOTILLA_SCALER_ADDRESS")]
+    scaler_address: Option<SocketAddr>,
+    /// Where the leader serves it to the other operators, which hand on what they get
+    #[arg(long, env = "FLOTILLA_SCALER_LEADER_ADDRESS", default_value = "0.0.0.0:9091")]
+    scaler_leader_address: SocketAddr,
+    /// The address at which other operators reach this one
+    #[arg(long, env = "POD_IP")]
+    pod_ip: Option<IpAddr>,
     /// How log lines look
     #[arg(long, env = "FLOTILLA_LOG_FORMAT", value_enum, default_value = "json")]
     log_format: logs::Format,
@@ -101,7 +111,12 @@ pub async fn run(args: Args) -> Result<(), Box<dyn std::error::Error + Send + Sy
     health.ready.store(true, Ordering::Release);
 
     let lease: Api<Lease> = Api::namespaced(client.clone(), &args.namespace);
-    let candidate = Candidate::new(lease, args.lease_name.clone(), args.identity.clone());
+    let candidate =
+        Candidate::new(lease, args.lease_name.clone(), args.identity.clone()).reached_at(scaler::reached_at(&args)?);
+    if !args.leader_elect {
+        candidate.lead_alone();
+    }
+    scaler::relay(&args, candidate.leader(), &shutdown).await?;
     let fence = Arc::new(if args.leader_elect { Fence::default() } else { Fence::open() });
     if args.leader_elect && !candidate.acquire(&fence, &shutdown).await {
         return Ok(());
@@ -155,6 +170,7 @@ async fn lead(
         let stop = stop.clone();
         async move { collector.run(stop).await }
     });
+    scaler::lead(args, Arc::clone(&context), registry, &stop, &mut tasks).await?;
     let mut reconciling =
         tokio::spawn(crate::controller::run(context, scopes, args.max_concurrent_reconciles, stop.clone()));
     let lost = async {

@@ -83,6 +83,14 @@ capabilities: {drop: [ALL]}
 {{- end }}
 - name: FLOTILLA_MAX_CONCURRENT_RECONCILES
   value: {{ .Values.maxConcurrentReconciles | quote }}
+{{- if .Values.externalScaler.enabled }}
+- name: POD_IP
+  valueFrom: {fieldRef: {fieldPath: status.podIP}}
+- name: FLOTILLA_SCALER_ADDRESS
+  value: {{ printf "0.0.0.0:%d" (int .Values.externalScaler.port) }}
+- name: FLOTILLA_SCALER_LEADER_ADDRESS
+  value: {{ printf "0.0.0.0:%d" (int .Values.externalScaler.leaderPort) }}
+{{- end }}
 - name: FLOTILLA_LOG_FORMAT
   value: {{ .Values.log.format }}
 - name: FLOTILLA_LOG_LEVEL

@@ -26,6 +26,8 @@ fn examples() -> Outcome<Vec<PathBuf>> {
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../examples");
     let mut files: Vec<_> = std::fs::read_dir(folder)?.map(|entry| Ok(entry?.path())).collect::<Outcome<_>>()?;
     files.retain(|path| path.extension().is_some_and(|extension| extension == "yaml"));
+    // KEDA's kind is not there: `keda.rs` has what is needed for it.
+    files.retain(|path| !path.ends_with("keda.yaml"));
     files.sort();
     ensure!(files.len() >= 6, "the examples are not where they were: {files:?}");
     Ok(files)

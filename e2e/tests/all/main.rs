@@ -9,6 +9,7 @@ mod external;
 mod failures;
 mod fetched;
 mod fields;
+mod keda;
 mod lifecycle;
 mod metrics_outage;
 mod resilience;
