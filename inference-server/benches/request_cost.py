@@ -115,4 +115,5 @@ def ready_port(process, log):
     raise TimeoutError(log.read_text())
 
 
-main(*sys.argv[1:])
+if __name__ == "__main__":
+    main(*sys.argv[1:])

@@ -1,14 +1,20 @@
 //! The command line and the environment; nothing else in the server reads either.
 //!
 //! Each setting has a flag, and the environment variable `FLOTILLA_` with the flag's name in capitals; the flag goes first.
+//! What OpenTelemetry has variables for is heard from those too, after ours; the exporter itself reads its headers, its timeout
+//! and its compression from them.
 
-use std::path::PathBuf;
+use std::{env, path::PathBuf};
 
 use clap::{Args, Parser};
 
 use crate::{
     log,
-    settings::{ControlMode, ExecutionProvider, Settings, SettingsError, layer::Batching, layer::Layer},
+    settings::{
+        ControlMode, ExecutionProvider, Settings, SettingsError,
+        layer::{Batching, Layer},
+        telemetry::Ratio,
+    },
 };
 
 /// Serves models over `KServe` v2.
@@ -24,6 +30,9 @@ pub struct Arguments {
     /// What goes before the settings file for every model.
     #[command(flatten)]
     pub models: ModelArguments,
+    /// What is told of requests.
+    #[command(flatten)]
+    pub telemetry: TelemetryArguments,
     /// ONNX Runtime's library, an absolute path; needed for an ONNX model.
     #[arg(long, env = "FLOTILLA_ORT_LIBRARY")]
     pub ort_library: Option<PathBuf>,
@@ -81,10 +90,30 @@ pub struct ModelArguments {
     pub max_queue_size: Option<usize>,
 }
 
+/// Settings of the access log and of traces.
+#[derive(Debug, Default, Args)]
+pub struct TelemetryArguments {
+    /// Whether a line is logged for every request that has ended.
+    #[arg(long, env = "FLOTILLA_ACCESS_LOG", num_args = 0..=1, default_missing_value = "true", require_equals = true)]
+    pub access_log: Option<bool>,
+    /// The share, from 0 to 1, of requests that neither failed nor were slow in the access log.
+    #[arg(long, env = "FLOTILLA_ACCESS_LOG_FRACTION")]
+    pub access_log_fraction: Option<Ratio>,
+    /// How long a request takes that is always in the access log.
+    #[arg(long, env = "FLOTILLA_ACCESS_LOG_SLOW_MILLISECONDS")]
+    pub access_log_slow_milliseconds: Option<u64>,
+    /// A collector's address for OTLP over HTTP, as http://collector:4318; without one nothing is traced.
+    #[arg(long, env = "FLOTILLA_OTLP_ENDPOINT")]
+    pub otlp_endpoint: Option<String>,
+    /// The share, from 0 to 1, of the traces that begin here.
+    #[arg(long, env = "FLOTILLA_TRACE_SAMPLING_RATIO")]
+    pub trace_sampling_ratio: Option<Ratio>,
+}
+
 impl Arguments {
-    /// Begins to log; called once.
-    pub fn start_log(&self) {
-        log::start(&self.log_format, &self.log_level);
+    /// Begins to log; called once. The last lines are written when the guard is dropped.
+    pub fn start_log(&self) -> log::Guard {
+        log::start(&self.log_format, &self.log_level)
     }
 
     /// The settings: what the command line and the environment say, over what the file says.
@@ -110,9 +139,27 @@ impl Arguments {
         ] {
             *port = given.unwrap_or(*port);
         }
+        self.telemetry.lay_over(&mut settings)?;
         settings.overrides = self.models.layer();
         settings.check()?;
         Ok(settings)
+    }
+}
+
+impl TelemetryArguments {
+    fn lay_over(&self, settings: &mut Settings) -> Result<(), SettingsError> {
+        let log = &mut settings.access_log;
+        log.enabled = self.access_log.unwrap_or(log.enabled);
+        log.fraction = self.access_log_fraction.unwrap_or(log.fraction);
+        log.slow_milliseconds = self.access_log_slow_milliseconds.or(log.slow_milliseconds);
+        let tracing = &mut settings.tracing;
+        tracing.hear(|name| env::var(name).ok())?;
+        if let Some(endpoint) = &self.otlp_endpoint {
+            // An empty one is how the file's is taken back.
+            tracing.endpoint = Some(endpoint.clone()).filter(|endpoint| !endpoint.is_empty());
+        }
+        tracing.sampling_ratio = self.trace_sampling_ratio.unwrap_or(tracing.sampling_ratio);
+        Ok(())
     }
 }
 

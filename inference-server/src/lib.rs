@@ -12,7 +12,7 @@
 //! - [`device`]: what executes a batch: ONNX Runtime, or a timer that only takes as long as one would.
 //! - [`gpu`]: which GPUs there are, and how they do.
 //! - [`repository`]: which models there are, and the life of each.
-//! - [`metrics`]: how the server is seen.
+//! - [`metrics`], [`telemetry`], [`log`]: how the server is seen; [`outbox`] is how what it says leaves it.
 //! - [`warm_up`], [`lifecycle`]: how it becomes ready, and how it starts, drains and stops.
 //! - [`fetch`]: a program of its own that brings the model from an object store before the server starts.
 //!
@@ -32,9 +32,11 @@ pub mod lifecycle;
 pub mod log;
 pub mod metrics;
 pub mod model;
+pub mod outbox;
 pub mod protocol;
 pub mod repository;
 pub mod settings;
+pub mod telemetry;
 pub mod tensor;
 pub mod warm_up;
 pub mod wire;

@@ -27,10 +27,13 @@ use crate::{
     },
     repository::Repository,
     settings::Settings,
+    telemetry::Telemetry,
 };
 
 /// The most connections of clients.
 const MAX_CONNECTIONS: usize = 4096;
+/// How long the last traces may take once the last request is answered.
+const FLUSH: Duration = Duration::from_secs(5);
 /// The most connections of scrapers.
 const MAX_METRICS_CONNECTIONS: usize = 64;
 
@@ -94,7 +97,8 @@ pub async fn run(
         tracing::info!(%http, %grpc, %metrics, version = env!("CARGO_PKG_VERSION"), "listening");
     }
     let repository = Repository::open(settings.clone(), library)?;
-    let app = App::new(Arc::clone(&repository), settings.http.max_body_bytes);
+    let telemetry = Telemetry::start(&settings)?;
+    let app = App::new(Arc::clone(&repository), Arc::clone(&telemetry), settings.http.max_body_bytes);
     let stop = CancellationToken::new();
     let serve_clients = |listener, router, protocol| {
         let limits = Limits {
@@ -102,14 +106,17 @@ pub async fn run(
             max_connections: MAX_CONNECTIONS,
             max_age: Some(Duration::from_secs(settings.http.max_connection_age_seconds)),
         };
-        let app = Arc::clone(&app);
-        tokio::spawn(serve(listener, router, limits, move || app.is_leaving.load(Ordering::Acquire), stop.clone()))
+        let (app, telemetry) = (Arc::clone(&app), Arc::clone(&telemetry));
+        let is_leaving = move || app.is_leaving.load(Ordering::Acquire);
+        tokio::spawn(serve(listener, router, limits, telemetry, is_leaving, stop.clone()))
     };
     let http = serve_clients(listeners.http, router(Arc::clone(&app)), Protocol::Http);
     let grpc = serve_clients(listeners.grpc, grpc::router(&app), Protocol::Grpc);
     let metrics_limits = Limits { protocol: Protocol::Http, max_connections: MAX_METRICS_CONNECTIONS, max_age: None };
-    let scrapers =
-        serve(listeners.metrics, metrics_router(Arc::clone(&app)), metrics_limits, || false, CancellationToken::new());
+    let scraped = metrics_router(Arc::clone(&app));
+    // Scrapes are nobody's requests.
+    let unwatched = Arc::default();
+    let scrapers = serve(listeners.metrics, scraped, metrics_limits, unwatched, || false, CancellationToken::new());
     // Scrapers are answered to the very end, and nobody waits for them.
     let scrapers = tokio::spawn(scrapers);
 
@@ -138,6 +145,7 @@ pub async fn run(
     } else {
         tracing::warn!(timeout_seconds = drain.timeout_seconds, "requests are still running; they are cut");
     }
+    telemetry.flush(FLUSH).await;
     scrapers.abort();
     Ok(())
 }

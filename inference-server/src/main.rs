@@ -32,7 +32,7 @@ async fn start() -> ExitCode {
     // Before anything else: a signal that arrives while the model loads must not kill the process.
     let signals = signal(SignalKind::terminate()).and_then(|term| Ok((term, signal(SignalKind::interrupt())?)));
     let arguments = Arguments::parse();
-    arguments.start_log();
+    let _log = arguments.start_log();
     match serve(&arguments, signals).await {
         Ok(()) => ExitCode::SUCCESS,
         Err(failure) => {

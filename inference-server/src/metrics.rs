@@ -24,7 +24,7 @@ use self::summary::Summary;
 use crate::repository::LoadReport;
 
 /// From one millisecond to ten seconds in doublings: the queue target is tens of milliseconds, an overload seconds.
-const QUEUE_BUCKETS: [f64; 14] =
+const WAIT_BUCKETS: [f64; 14] =
     [0.001, 0.0025, 0.005, 0.01, 0.02, 0.04, 0.08, 0.16, 0.32, 0.64, 1.28, 2.56, 5.12, 10.24];
 /// A small photo decodes in a millisecond, twelve megapixels in two hundred.
 const DECODE_BUCKETS: [f64; 10] = [0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0];
@@ -47,6 +47,7 @@ pub struct Metrics {
     pub compute_output_duration_us: IntCounter,
     pub pending_requests: IntGauge,
     pub queue_duration: Histogram,
+    request_duration: Histogram,
     pub queue_oldest: Gauge,
     pub pending_images: IntGauge,
     requests_rejected: IntCounterVec,
@@ -176,7 +177,13 @@ impl Metrics {
                 r,
                 "flotilla_queue_duration_seconds",
                 "Time from a request's last byte to its execution, less its own decoding and the batching delay",
-                &QUEUE_BUCKETS,
+                &WAIT_BUCKETS,
+            )?,
+            request_duration: histogram(
+                r,
+                "flotilla_request_duration_seconds",
+                "Time of successful requests from the body's last byte to the model's answer",
+                &WAIT_BUCKETS,
             )?,
             queue_oldest: gauge(
                 r,
@@ -285,6 +292,7 @@ impl Metrics {
     pub fn succeeded(&self, request: Duration, queue: Duration, batch: BatchTimes) {
         let times = [request, queue, batch.input, batch.infer, batch.output].map(micros);
         self.request_success.inc();
+        self.request_duration.observe(request.as_secs_f64());
         let counters = [
             &self.request_duration_us,
             &self.queue_duration_us,

@@ -4,6 +4,7 @@
 //! one model, and the order in which places are heard, is in [`layer`].
 
 pub mod layer;
+pub mod telemetry;
 
 use std::{
     collections::BTreeMap,
@@ -14,7 +15,10 @@ use std::{
 use clap::ValueEnum;
 use serde::Deserialize;
 
-use self::layer::{Batching, Layer};
+use self::{
+    layer::{Batching, Layer},
+    telemetry::{AccessLog, Tracing},
+};
 pub use crate::image::options::{Preprocessing, Preset};
 
 /// The most models that a server has.
@@ -62,6 +66,12 @@ pub struct Settings {
     /// The metrics port.
     #[serde(default)]
     pub metrics: Metrics,
+    /// Which requests are logged.
+    #[serde(default)]
+    pub access_log: AccessLog,
+    /// Which requests are traced.
+    #[serde(default)]
+    pub tracing: Tracing,
     /// How the server stops.
     #[serde(default)]
     pub drain: Drain,
@@ -184,6 +194,8 @@ impl Default for Settings {
             http: Http::default(),
             grpc: Grpc::default(),
             metrics: Metrics::default(),
+            access_log: AccessLog::default(),
+            tracing: Tracing::default(),
             drain: Drain::default(),
         }
     }
@@ -295,6 +307,8 @@ impl Settings {
         }
         between(self.http.max_body_bytes, 1, 1 << 31, "http.maxBodyBytes")?;
         between(self.http.max_connection_age_seconds, 1, 86_400, "http.maxConnectionAgeSeconds")?;
+        self.access_log.check()?;
+        self.tracing.check()?;
         between(self.drain.delay_seconds, 0, 3_600, "drain.delaySeconds")?;
         between(self.drain.timeout_seconds, 0, 3_600, "drain.timeoutSeconds")?;
         let ports = [("http.port", self.http.port), ("grpc.port", self.grpc.port), ("metrics.port", self.metrics.port)];

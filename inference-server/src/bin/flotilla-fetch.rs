@@ -13,7 +13,7 @@ use tokio::signal::unix::{SignalKind, signal};
 #[tokio::main]
 async fn main() -> ExitCode {
     let arguments = Arguments::parse();
-    log::start(&arguments.log_format, &arguments.log_level);
+    let _log = log::start(&arguments.log_format, &arguments.log_level);
     match run(&arguments).await {
         Ok(receipt) => {
             // A note for `kubectl describe pod`; nothing depends on it.

@@ -42,6 +42,7 @@ pub(super) fn answer(mut shares: Vec<Share>, ticket: &Ticket, signature: &Signat
         })
         .collect::<Result<_, InferError>>()?;
     let sum = |phase: usize| shares.iter().map(|share| share.phases[phase]).sum();
+    let executions = shares.iter().map(|share| [share.started, share.started + share.phases.iter().sum()]);
     Ok(Answer {
         outputs,
         batch_rows: shares.iter().map(|share| share.batch_rows).max().unwrap_or(0),
@@ -51,6 +52,7 @@ pub(super) fn answer(mut shares: Vec<Share>, ticket: &Ticket, signature: &Signat
             compute_input: sum(0),
             compute: sum(1),
             compute_output: sum(2),
+            executed: executions.reduce(|[first, last], [start, end]| [first.min(start), last.max(end)]),
         },
     })
 }

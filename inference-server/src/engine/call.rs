@@ -118,4 +118,6 @@ pub struct Timing {
     pub compute: Duration,
     /// Taking its batch's outputs.
     pub compute_output: Duration,
+    /// When its first execution began and its last one ended.
+    pub executed: Option<[Instant; 2]>,
 }

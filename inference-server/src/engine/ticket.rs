@@ -58,6 +58,8 @@ pub(super) struct Share {
     pub(super) phases: [Duration; 3],
     /// The rows of the execution.
     pub(super) batch_rows: usize,
+    /// When the execution began.
+    pub(super) started: Instant,
 }
 
 #[derive(Debug)]
@@ -211,7 +213,7 @@ mod tests {
 
     fn share(first: usize, rows: usize) -> Share {
         let outputs = Arc::new(Vec::new());
-        Share { first, rows, at: 0, outputs, queue: MS, phases: [MS; 3], batch_rows: rows }
+        Share { first, rows, at: 0, outputs, queue: MS, phases: [MS; 3], batch_rows: rows, started: Instant::now() }
     }
 
     #[test]

@@ -68,7 +68,7 @@ impl Worker {
                         BatchTimes { count: 1, input: executed.input, infer: executed.infer, output: executed.output };
                     metrics.executed(rows, times);
                     match misfit(&executed, executed_rows.filter(|_| shared.layout.is_batched)) {
-                        None => deliver(members, executed, rows),
+                        None => deliver(members, executed, rows, start),
                         Some(message) => refuse(&shared, members, &message),
                     }
                 }
@@ -92,13 +92,13 @@ fn misfit(executed: &Executed, rows: Option<usize>) -> Option<String> {
     Some(format!("an output has the shape {:?} where {rows} rows went in", bad.shape))
 }
 
-fn deliver(members: Vec<Member>, executed: Executed, batch_rows: usize) {
+fn deliver(members: Vec<Member>, executed: Executed, batch_rows: usize, started: Instant) {
     let phases = [executed.input, executed.infer, executed.output];
     let outputs = Arc::new(executed.outputs);
     for Member { ticket, first, rows, at, queue } in members {
         let outputs = Arc::clone(&outputs);
         // Whoever went away meanwhile was counted then.
-        ticket.deliver(Share { first, rows, at, outputs, queue, phases, batch_rows });
+        ticket.deliver(Share { first, rows, at, outputs, queue, phases, batch_rows, started });
     }
 }
 

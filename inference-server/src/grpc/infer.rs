@@ -3,13 +3,18 @@
 use std::{sync::Arc, time::Instant};
 
 use axum::http::HeaderValue;
+use prost::Message as _;
 use tonic::{Status, metadata::MetadataMap};
 
 use super::{deadline::deadline, infer_request, infer_response};
 use crate::{
     engine::{Call, InferError},
     http::App,
-    protocol::{find, timing::server_timing},
+    protocol::{
+        find,
+        timing::{TIMING, server_timing},
+    },
+    telemetry::watch::Watch,
     wire::inference::{
         InferParameter, ModelInferRequest, ModelInferResponse, ModelStreamInferResponse,
         infer_parameter::ParameterChoice,
@@ -38,19 +43,26 @@ pub(super) async fn infer(
     app: &App,
     request: ModelInferRequest,
     terms: Terms,
+    watch: &Watch,
 ) -> Result<(ModelInferResponse, HeaderValue), Status> {
     let arrived = Instant::now();
+    watch.arrived(arrived, || request.encoded_len());
     let serving = find(&app.repository, &request.model_name, &request.model_version)?;
+    watch.model(&serving);
     serving.engine.begin()?;
     let request = infer_request::parse(request, serving.engine.signature())?;
+    watch.asked(&request.id, &request.payload, &serving);
     let left = terms.deadline.map(|deadline| deadline.saturating_duration_since(arrived));
     let wished = request.wishes.timeout;
     let timeout = left.into_iter().chain(wished).min();
     let call = Call { payload: request.payload, arrived, timeout, priority: request.wishes.priority };
     match serving.engine.infer(call).await {
         Ok(answer) => {
+            watch.answered(&answer);
             let timing = server_timing(&answer);
-            Ok((infer_response::message(request.id, &answer, &request.outputs, &serving), timing))
+            let response = infer_response::message(request.id, &answer, &request.outputs, &serving);
+            watch.sent(|| response.encoded_len());
+            Ok((response, timing))
         }
         Err(InferError::Timeout) if left.is_some() && timeout == left => {
             Err(Status::deadline_exceeded("the call's deadline passed while it waited"))
@@ -64,13 +76,22 @@ pub(super) async fn infer_in_stream(
     app: Arc<App>,
     request: ModelInferRequest,
     terms: Terms,
+    watch: Watch,
 ) -> Result<ModelStreamInferResponse, Status> {
     let id = request.id.clone();
-    match infer(&app, request, terms).await {
-        Ok((mut response, _)) => {
+    let result = infer(&app, request, terms, &watch).await;
+    watch.end_message(result.as_ref().err());
+    match result {
+        Ok((mut response, timing)) => {
             // Every model here gives one response to a request.
-            let last = InferParameter { parameter_choice: Some(ParameterChoice::BoolParam(true)) };
-            response.parameters.insert("triton_final_response".to_owned(), last);
+            let mut put = |name: &str, value| {
+                response.parameters.insert(name.to_owned(), InferParameter { parameter_choice: Some(value) });
+            };
+            put("triton_final_response", ParameterChoice::BoolParam(true));
+            // A stream's metadata is gone before its first answer.
+            if let Ok(timing) = timing.to_str() {
+                put(TIMING, ParameterChoice::StringParam(timing.to_owned()));
+            }
             Ok(ModelStreamInferResponse { error_message: String::new(), infer_response: Some(response) })
         }
         Err(status) if terms.errors_end_it => Err(status),

@@ -15,6 +15,7 @@ use super::{
 use crate::{
     http::App,
     protocol::{self, find, timing::TIMING},
+    telemetry::watch::Watch,
     wire::inference::{
         self as wire, grpc_inference_service_server::GrpcInferenceService, model_repository_parameter::ParameterChoice,
     },
@@ -66,7 +67,8 @@ impl GrpcInferenceService for Inference {
         let terms = Terms::of(request.metadata())?;
         // The memory of the message counts until it is answered.
         let _messages = request.extensions_mut().remove::<Arc<Messages>>();
-        let (response, timing) = infer(&self.app, request.into_inner(), terms).await?;
+        let watch = Watch::of(request.extensions());
+        let (response, timing) = infer(&self.app, request.into_inner(), terms, &watch).await?;
         let mut response = Response::new(response);
         if let Ok(timing) = MetadataValue::<Ascii>::try_from(timing.as_bytes()) {
             response.metadata_mut().insert(TIMING, timing);
@@ -83,12 +85,17 @@ impl GrpcInferenceService for Inference {
         let terms = Terms::of(request.metadata())?;
         let messages = request.extensions_mut().remove::<Arc<Messages>>();
         let app = Arc::clone(&self.app);
+        let watch = Watch::of(request.extensions()).into_stream();
         // Answers come in the order of the requests, which are worked on together.
         let answers = request
             .into_inner()
             .map(move |message| {
                 let app = Arc::clone(&app);
-                async move { infer_in_stream(app, message?, terms).await }
+                let watch = watch.message();
+                async move {
+                    let message = message.inspect_err(|status| watch.end_message(Some(status)))?;
+                    infer_in_stream(app, message, terms, watch).await
+                }
             })
             .buffered(STREAM_REQUESTS)
             .inspect(move |_| {

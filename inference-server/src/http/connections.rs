@@ -38,6 +38,9 @@ use tokio::{
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use tower::ServiceExt as _;
 
+use crate::telemetry::Telemetry;
+pub use crate::telemetry::record::Protocol;
+
 /// How long a client may take for a request's headers, and how long a connection may be idle.
 const HEADER_TIMEOUT: Duration = Duration::from_secs(10);
 /// How long an aged connection may stay idle before it is closed without having been told.
@@ -67,15 +70,6 @@ const PING_TIMEOUT: Duration = Duration::from_secs(10);
 const OVER_CAP: &[u8] = b"HTTP/1.1 503 Service Unavailable\r\ncontent-type: application/json\r\nconnection: close\r\n\
     retry-after: 1\r\ncontent-length: 53\r\n\r\n{\"error\":\"the server has its maximum of connections\"}";
 
-/// What is spoken on a port.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Protocol {
-    /// HTTP/1.1.
-    Http,
-    /// gRPC, which is HTTP/2 without TLS and without an upgrade.
-    Grpc,
-}
-
 /// The bounds of a listener's connections.
 #[derive(Debug, Clone, Copy)]
 pub struct Limits {
@@ -103,6 +97,7 @@ pub async fn serve(
     listener: TcpListener,
     router: Router,
     limits: Limits,
+    telemetry: Arc<Telemetry>,
     is_leaving: impl Fn() -> bool + Clone + Send + Sync + 'static,
     stop: CancellationToken,
 ) {
@@ -122,7 +117,8 @@ pub async fn serve(
             }
             Ok((stream, peer)) => {
                 let (router, is_leaving, stop) = (router.clone(), is_leaving.clone(), stop.clone());
-                connections.spawn(connection(stream, peer, router, limits, is_leaving, stop));
+                let telemetry = Arc::clone(&telemetry);
+                connections.spawn(connection(stream, peer, router, limits, telemetry, is_leaving, stop));
             }
             Err(error) => {
                 tracing::warn!(%error, "a connection could not be accepted");
@@ -140,6 +136,7 @@ async fn connection(
     peer: SocketAddr,
     router: Router,
     limits: Limits,
+    telemetry: Arc<Telemetry>,
     is_leaving: impl Fn() -> bool + Clone + Send + Sync + 'static,
     stop: CancellationToken,
 ) {
@@ -148,10 +145,12 @@ async fn connection(
     let end = Arc::new(End::default());
     let service = {
         let end = Arc::clone(&end);
-        service_fn(move |request: Request<Incoming>| {
+        service_fn(move |mut request: Request<Incoming>| {
+            let watch = telemetry.watch(limits.protocol, peer, &mut request);
             let (router, is_leaving, end) = (router.clone(), is_leaving.clone(), Arc::clone(&end));
             async move {
                 let mut response = router.oneshot(request.map(Body::new)).await?;
+                watch.end(&mut response);
                 if end.is_near.load(Ordering::Acquire) || is_leaving() {
                     say_last(&mut response, limits.protocol, &end);
                 }
@@ -266,7 +265,7 @@ mod tests {
         let address = listener.local_addr().unwrap();
         let stop = CancellationToken::new();
         let limits = Limits { protocol: Protocol::Http, max_connections: 1, max_age: None };
-        let server = tokio::spawn(serve(listener, Router::new(), limits, || false, stop.clone()));
+        let server = tokio::spawn(serve(listener, Router::new(), limits, Arc::default(), || false, stop.clone()));
         let _first = TcpStream::connect(address).await.unwrap();
         let mut second = TcpStream::connect(address).await.unwrap();
         let mut answer = String::new();

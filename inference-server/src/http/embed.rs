@@ -31,6 +31,7 @@ use crate::{
         timing::{SERVER_TIMING, server_timing},
     },
     repository::Serving,
+    telemetry::watch::Watch,
     tensor::{Data, DataType, Tensor},
 };
 
@@ -74,8 +75,11 @@ pub(super) async fn embed(State(app): State<Arc<App>>, request: Request) -> Resu
     let (parts, body) = request.into_parts();
     let body = body::read(&parts.headers, body, &app.budget, BodyLimits::new(app.max_body_bytes)).await?;
     let arrived = Instant::now();
+    let watch = Watch::of(&parts.extensions);
+    watch.arrived(arrived, || body.len());
     let order = parse(&app, body.len(), move || read(&body)).await?;
     let serving = choose(&app, &order)?;
+    watch.model(&serving);
     serving.engine.begin()?;
     let signature = serving.engine.signature();
     if matches!(serving.engine.config().images, Images::Refused) {
@@ -93,8 +97,10 @@ pub(super) async fn embed(State(app): State<Arc<App>>, request: Request) -> Resu
     let tensor =
         Tensor { data_type: DataType::Bytes, shape: vec![order.files.len()], data: Data::Strings(order.files) };
     let payload = Payload::Tensors(vec![NamedTensor { name: input, tensor }]);
+    watch.asked("", &payload, &serving);
     let call = Call { payload, arrived, timeout: order.wishes.timeout, priority: order.wishes.priority };
     let answer = serving.engine.infer(call).await?;
+    watch.answered(&answer);
     let missing = || ApiError::new(StatusCode::INTERNAL_SERVER_ERROR, "the model gave no such output");
     let output = answer.outputs.get(output).ok_or_else(missing)?;
     let wire = WireResponse {

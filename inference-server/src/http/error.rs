@@ -10,7 +10,7 @@ use axum::{
 use serde::Serialize;
 use serde_json::json;
 
-use crate::{engine::InferError, repository::ModelError};
+use crate::{engine::InferError, repository::ModelError, telemetry::watch::Reason};
 
 /// When to try again, where nothing better is known.
 const RETRY_AFTER: Duration = Duration::from_secs(1);
@@ -78,12 +78,13 @@ impl From<ModelError> for ApiError {
 
 impl IntoResponse for ApiError {
     fn into_response(self) -> Response {
-        let mut response = json_response(self.status, &json!({"error": self.message}));
+        let mut response = json_response(self.status, &json!({"error": &self.message}));
         if let Some(delay) = self.retry_after() {
             // The header knows whole seconds; 0 would mean "at once".
             let seconds = delay.as_secs() + u64::from(delay.subsec_nanos() > 0);
             response.headers_mut().insert(header::RETRY_AFTER, HeaderValue::from(seconds.max(1)));
         }
+        response.extensions_mut().insert(Reason(self.message));
         response
     }
 }

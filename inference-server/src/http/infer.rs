@@ -20,6 +20,7 @@ use super::{
 use crate::{
     engine::{Call, Images},
     protocol::timing::{SERVER_TIMING, server_timing},
+    telemetry::watch::Watch,
 };
 
 /// JSON beyond this size takes milliseconds to parse.
@@ -29,9 +30,12 @@ pub(super) async fn infer(State(app): State<Arc<App>>, target: Target, request: 
     let serving = target.serving(&app)?;
     serving.engine.begin()?;
     let (parts, body) = request.into_parts();
+    let watch = Watch::of(&parts.extensions);
+    watch.model(&serving);
     let kind = BodyKind::of(&parts.headers)?;
     let body = body::read(&parts.headers, body, &app.budget, BodyLimits::new(app.max_body_bytes)).await?;
     let arrived = Instant::now();
+    watch.arrived(arrived, || body.len());
     let takes_images = !matches!(serving.engine.config().images, Images::Refused);
     let request = match kind {
         BodyKind::Image if takes_images => infer_request::image(body),
@@ -42,9 +46,11 @@ pub(super) async fn infer(State(app): State<Arc<App>>, target: Target, request: 
         }
     };
     let form = Form::new(&request, &serving.name, serving.engine.signature())?;
-    let InferRequest { payload, wishes, .. } = request;
+    let InferRequest { id, payload, wishes, .. } = request;
+    watch.asked(&id, &payload, &serving);
     let call = Call { payload, arrived, timeout: wishes.timeout, priority: wishes.priority };
     let answer = serving.engine.infer(call).await?;
+    watch.answered(&answer);
     let reply = form.write(&answer, &serving.name, &serving.version);
     let mut response = reply::respond(reply, reply::accepted(&parts.headers)).await;
     response.headers_mut().insert(SERVER_TIMING, server_timing(&answer));

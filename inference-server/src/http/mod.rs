@@ -30,12 +30,17 @@ use axum::{
 use tokio::sync::Semaphore;
 
 use self::{body::BodyBudget, error::ApiError};
-use crate::repository::{ModelError, Repository};
+use crate::{
+    repository::{ModelError, Repository},
+    telemetry::Telemetry,
+};
 
 /// What the handlers share.
 pub struct App {
     /// The models.
     pub repository: Arc<Repository>,
+    /// What is told of requests.
+    pub telemetry: Arc<Telemetry>,
     /// The most bytes in one body.
     pub max_body_bytes: usize,
     /// The bytes of all bodies.
@@ -48,9 +53,10 @@ pub struct App {
 
 impl App {
     /// The state of a server.
-    pub fn new(repository: Arc<Repository>, max_body_bytes: usize) -> Arc<Self> {
+    pub fn new(repository: Arc<Repository>, telemetry: Arc<Telemetry>, max_body_bytes: usize) -> Arc<Self> {
         Arc::new(Self {
             repository,
+            telemetry,
             max_body_bytes,
             // A full body for each of eight clients; smaller ones share.
             budget: BodyBudget::new(max_body_bytes.saturating_mul(8)),
@@ -127,7 +133,7 @@ fn with_errors(router: Router<Arc<App>>) -> Router<Arc<App>> {
 }
 
 async fn metrics_page(State(app): State<Arc<App>>) -> Response {
-    let mut response = Body::from(app.repository.metrics_page()).into_response();
+    let mut response = Body::from(app.repository.metrics_page() + &app.telemetry.page()).into_response();
     response
         .headers_mut()
         .insert(header::CONTENT_TYPE, HeaderValue::from_static("text/plain; version=0.0.4; charset=utf-8"));
