@@ -244,12 +244,52 @@ mod tests {
     }
 
     #[test]
+    fn what_is_told_of_requests_is_off_until_it_is_asked_for() {
+        let told = settings(&["--model-repository=/m"]).unwrap();
+        assert!(!told.access_log.enabled);
+        assert_eq!(told.tracing.url(), None);
+        let told = settings(&[
+            "--model-repository=/m",
+            "--access-log",
+            "--access-log-fraction=0.25",
+            "--access-log-slow-milliseconds=5",
+            "--otlp-endpoint=http://collector:4318",
+            "--trace-sampling-ratio=0.5",
+        ])
+        .unwrap();
+        assert!(told.access_log.enabled);
+        assert_eq!((told.access_log.fraction, told.access_log.slow_milliseconds), ("0.25".parse().unwrap(), Some(5)));
+        assert_eq!(told.tracing.url().as_deref(), Some("http://collector:4318/v1/traces"));
+        assert_eq!(told.tracing.sampling_ratio, "0.5".parse().unwrap());
+    }
+
+    #[test]
+    fn a_flag_takes_back_what_the_file_asks_for() {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        std::fs::write(
+            &file,
+            r#"{"version":1,"modelRepository":"/file","accessLog":{"enabled":true,"fraction":0.5},
+                "tracing":{"endpoint":"http://file:4318"}}"#,
+        )
+        .unwrap();
+        let path = file.path().to_str().unwrap();
+        let asked = settings(&["--settings", path]).unwrap();
+        assert!(asked.access_log.enabled && asked.tracing.endpoint.is_some());
+        let taken_back = settings(&["--settings", path, "--access-log=false", "--otlp-endpoint="]).unwrap();
+        assert!(!taken_back.access_log.enabled && taken_back.tracing.endpoint.is_none());
+        assert_eq!(taken_back.access_log.fraction, "0.5".parse().unwrap());
+    }
+
+    #[test]
     fn what_can_not_work_is_said_by_the_field_s_name() {
         for (arguments, part) in [
             (&[][..], "model or modelRepository must be set, and neither is"),
             (&["--model-repository=/m", "--http-port=8002"], "metrics.port must differ from http.port (8002)"),
             (&["--model-repository=/m", "--max-batch-size=0"], "batching.maxBatchSize must be 1 to 1024, not 0"),
             (&["--model-repository=/m", "--load-model=a"], "loadModels is for modelControlMode Explicit"),
+            (&["--model-repository=/m", "--trace-sampling-ratio=2"], "must be 0 to 1, not 2"),
+            (&["--model-repository=/m", "--access-log-fraction=x"], "must be a number from 0 to 1"),
+            (&["--model-repository=/m", "--otlp-endpoint=c:4317"], "tracing.endpoint must be the http:// or https://"),
             (&["--settings=/no/such/file"], "the settings file /no/such/file can't be read"),
             (&["--model-repository=/m", "--http-port=x"], "invalid value 'x'"),
         ] {

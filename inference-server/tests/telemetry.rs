@@ -14,7 +14,7 @@ use std::{
     sync::{Arc, Mutex},
 };
 
-use axum::{Router, body::Bytes, extract::State, http::StatusCode, routing::post};
+use axum::{Router, body::Bytes, http::StatusCode, routing::post};
 use common::{
     LIMIT, Server, Timer, eventually,
     grpc::{self, Grpc, frame, infer_request, messages},
@@ -46,18 +46,15 @@ impl Collector {
     async fn start() -> Self {
         let listener = TcpListener::bind(("127.0.0.1", 0)).await.unwrap();
         let address = listener.local_addr().unwrap();
-        let received = Arc::default();
-        let router = Router::new().route("/v1/traces", post(Self::receive)).with_state(Arc::clone(&received));
+        let received = Arc::new(Mutex::new(Vec::new()));
+        let kept = Arc::clone(&received);
+        let receive = async move |body: Bytes| {
+            kept.lock().unwrap().push(ExportTraceServiceRequest::decode(body).unwrap());
+            ExportTraceServiceResponse::default().encode_to_vec()
+        };
+        let router = Router::new().route("/v1/traces", post(receive));
         tokio::spawn(async move { axum::serve(listener, router).await });
         Self { address, received }
-    }
-
-    async fn receive(
-        State(received): State<Arc<Mutex<Vec<ExportTraceServiceRequest>>>>,
-        body: Bytes,
-    ) -> (StatusCode, Vec<u8>) {
-        received.lock().unwrap().push(ExportTraceServiceRequest::decode(body).unwrap());
-        (StatusCode::OK, ExportTraceServiceResponse::default().encode_to_vec())
     }
 
     fn settings(&self) -> Value {
@@ -96,7 +93,7 @@ fn attributes(pairs: &[KeyValue]) -> BTreeMap<&str, Value> {
 }
 
 fn hex(bytes: &[u8]) -> String {
-    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+    bytes.iter().fold(String::new(), |text, byte| text + &format!("{byte:02x}"))
 }
 
 fn traceparent(flags: &str) -> String {
