@@ -11,7 +11,7 @@ step = @printf '\n=== %s\n' "$(1)"; started=$$SECONDS; $(2); printf '=== %s: %d 
 # One set of features for all of the workspace, or dependencies would be compiled once for each package that is named.
 SERVER_TESTS = $(patsubst inference-server/tests/%.rs,--test %,$(wildcard inference-server/tests/*.rs))
 
-.PHONY: help demo test lint unit python charts e2e e2e-full bench bench-scale bench-fleet bench-sweep generate up down bench-hpa bench-steps
+.PHONY: help demo test lint unit python charts e2e e2e-full bench bench-scale bench-fleet bench-sweep bench-servers bench-hpa bench-steps generate up down
 help: ## What there is
 	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | column -t -s "$$(printf '\t')"
 
@@ -33,7 +33,7 @@ unit: ## Unit and property tests, and the server on real ONNX Runtime
 
 python: ## Models, demo, the server against the real tritonclient and perf_analyzer, the fetcher against a real S3 server
 	$(call step,models,models/build)
-	$(call step,python tests,"$$FLOTILLA_CACHE/venv/bin/python" -m pytest -q models demo)
+	$(call step,python tests,"$$FLOTILLA_CACHE/venv/bin/python" -m pytest -q models demo bench)
 	$(call step,tritonclient,inference-server/tests/tritonclient)
 	$(call step,perf_analyzer,inference-server/tests/perf_analyzer)
 	$(call step,fetching from S3,inference-server/tests/fetch)
@@ -79,6 +79,10 @@ bench-steps: ## Twenty steps of load for Flotilla, five for a CPU autoscaler at 
 bench-sweep: ## Each peer's best target on every load in the simulator: sweep.md and sweep.csv in $(FLOTILLA_CACHE)
 	@cargo run --quiet --release --bin flotilla -- sweep $(foreach trace,$(TRACES),--trace $(trace)) \
 	  --markdown "$$FLOTILLA_CACHE/sweep.md" --csv "$$FLOTILLA_CACHE/sweep.csv"
+
+# FLAGS="--quick", "--essential --docs", "--only 'clip/jpeg/*/HTTP/8'"; bench/servers --help has the rest.
+bench-servers: ## The model server beside seven others and bare ONNX Runtime: tables, CSV and SVG in $(FLOTILLA_CACHE)/bench-servers
+	@bench/servers $(FLAGS)
 
 generate: ## CRDs and their copy in the chart
 	@cargo run --quiet --bin crdgen > crds/inferenceservices.flotilla.dev.yaml.new

@@ -1,0 +1,70 @@
+"""The parts of the harness that measure nothing."""
+
+import pytest
+
+import accounting
+import exchange
+import figures
+
+
+def test_a_ratio_compares_within_pairs_and_has_an_interval():
+    # The machine halves its speed within the run; each pair is 1 to 2 all the same.
+    ratio = figures.ratio([(10, 20), (20, 40), (5, 10)])
+    assert ratio == figures.Interval(0.5, 0.5, 0.5)
+    spread = figures.ratio([(1, 1), (2, 1), (3, 1), (4, 1), (5, 1)])
+    assert spread.median == 3 and 1 <= spread.low < 3 < spread.high <= 5
+    assert spread == figures.ratio([(5, 1), (4, 1), (3, 1), (2, 1), (1, 1)]), "the order of the pairs does not matter"
+    assert figures.ratio([]) is None
+    assert figures.ratio([(1, 0)]) is None, "nothing was answered in the second"
+
+
+def test_a_quantile_is_a_value_that_was_measured():
+    values = list(range(1, 101))
+    assert [figures.quantile(values, part) for part in (0, 0.5, 0.9, 0.99, 1)] == [1, 50, 90, 99, 100]
+    assert figures.quantile([7], 0.5) == 7
+    with pytest.raises(ValueError, match="nothing"):
+        figures.quantile([], 0.5)
+
+
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [(None, "-"), (0, "0"), (12345.6, "12,346"), (99.96, "100.0"), (12.34, "12.3"), (1.236, "1.24"), (0.01234, "0.0123")],
+)
+def test_numbers_have_three_digits(value, text):
+    assert figures.number(value) == text
+
+
+def test_a_table_is_markdown_and_every_row_is_whole():
+    written = figures.table(["server", "rate"], [["a|b", 12.34], ["c", None]])
+    assert written == "| server | rate |\n| --- | --- |\n| a\\|b | 12.3 |\n| c | - |\n"
+    with pytest.raises(ValueError, match="1 cells instead of 2"):
+        figures.table(["server", "rate"], [["a"]])
+
+
+def test_a_part_of_a_page_is_replaced_and_doing_it_again_changes_nothing():
+    page = "before\n<!-- x -->\nold\n<!-- end of x -->\nafter\n"
+    once = figures.part(page, "x", "new\n")
+    assert once == "before\n<!-- x -->\nnew\n<!-- end of x -->\nafter\n"
+    assert figures.part(once, "x", "new\n") == once
+    with pytest.raises(ValueError, match="once each"):
+        figures.part(page, "y", "new\n")
+
+
+def test_processor_time_counts_threads_and_processes_that_ended_meanwhile():
+    before = {10: accounting.Process(ticks=1.00, threads=1.004), 11: accounting.Process(ticks=5.0, threads=5.001)}
+    quiet = {10: accounting.Process(ticks=1.50, threads=1.5061), 11: accounting.Process(ticks=5.0, threads=5.001)}
+    assert accounting.spent(before, quiet) == pytest.approx(0.5021), "to the nanosecond where no thread ended"
+    ended = {10: accounting.Process(ticks=1.50, threads=1.1), 11: before[11]}
+    assert accounting.spent(before, ended) == pytest.approx(0.5), "a thread's time is not lost with it"
+    started = {**quiet, 12: accounting.Process(ticks=0.25, threads=0.2531)}
+    assert accounting.spent(before, started) == pytest.approx(0.5021 + 0.2531)
+    with pytest.raises(accounting.Vanished, match="11"):
+        accounting.spent(before, {10: quiet[10]})
+
+
+def test_v2_bodies_are_as_the_protocol_says():
+    body, headers = exchange.v2_binary("input", "FP32", [1, 2], bytes(8))
+    length = int(headers["Inference-Header-Content-Length"])
+    assert body[length:] == bytes(8)
+    assert b'"binary_data_size": 8' in body[:length] and b'"binary_data_output": true' in body[:length]
+    assert exchange.bytes_tensor([b"abc", b""]) == b"\x03\x00\x00\x00abc\x00\x00\x00\x00"
