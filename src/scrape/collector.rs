@@ -201,7 +201,7 @@ impl Inner {
 
     /// Scrapes one pod at once and then at its phase of every interval, until it is no target any more.
     async fn scrape_repeatedly(self: Arc<Self>, assignment: Assignment) {
-        let phase = self.phase(&assignment);
+        let phase = phase(self.settings.interval, &assignment.key.uid, &assignment.uid);
         let mut kept = Kept::default();
         while let Some(target) = self.target(&assignment) {
             let began = Instant::now();
@@ -273,12 +273,6 @@ impl Inner {
         store.pod(&assignment.key, &assignment.uid, assignment.task).map(|pod| pod.target.clone())
     }
 
-    /// When in each interval a pod has its turn: by its service, and a little by itself.
-    fn phase(&self, assignment: &Assignment) -> Duration {
-        let of_interval = fraction(&assignment.key.uid) + fraction(&assignment.uid) / 10.0;
-        self.settings.interval.mul_f64(of_interval)
-    }
-
     /// The pod's next turn that is at least half an interval after the last: shorter intervals make noise and no news.
     fn next_turn(&self, last: Instant, phase: Duration) -> Instant {
         let interval = self.settings.interval;
@@ -309,10 +303,39 @@ impl ScrapeError {
     }
 }
 
+/// When in each interval a pod has its turn: by its service, and a little by itself.
+fn phase(interval: Duration, service_uid: &str, pod_uid: &str) -> Duration {
+    interval.mul_f64(fraction(service_uid) + fraction(pod_uid) / 10.0)
+}
+
 /// A number from 0 to 1 that a name always has.
 fn fraction(name: &str) -> f64 {
     let mut hasher = DefaultHasher::new();
     name.hash(&mut hasher);
     let low = u32::try_from(hasher.finish() & u64::from(u32::MAX)).unwrap_or_default();
     f64::from(low) / f64::from(u32::MAX)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Services over the whole interval, pods of one within a tenth of it.
+    #[test]
+    fn turns_of_ten_thousand_pods_are_spread() {
+        const INTERVAL: Duration = Duration::from_secs(5);
+        let mut of_slot = [0_u32; 50];
+        for service in 0..1000 {
+            let turns: Vec<Duration> = (0..10)
+                .map(|pod| phase(INTERVAL, &format!("service-{service}"), &format!("pod-{service}-{pod}")))
+                .collect();
+            let (first, last) = (turns.iter().min().unwrap(), turns.iter().max().unwrap());
+            assert!(*last - *first <= INTERVAL / 10, "{turns:?}");
+            for turn in turns {
+                of_slot[usize::try_from(turn.as_millis() / 100).unwrap() % 50] += 1;
+            }
+        }
+        // 200 in each tenth of a second on average.
+        assert!(of_slot.iter().all(|count| (80..=350).contains(count)), "{of_slot:?}");
+    }
 }

@@ -15,6 +15,8 @@ mod snapshot;
 mod store;
 
 #[cfg(test)]
+mod connections;
+#[cfg(test)]
 mod decisions;
 #[cfg(test)]
 mod tests;

@@ -2,7 +2,7 @@
 
 use std::net::{IpAddr, Ipv4Addr};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::atomic::{AtomicU32, AtomicUsize, Ordering};
 use std::time::Duration;
 
 use axum::Router;
@@ -91,9 +91,12 @@ impl Running {
     }
 
     fn every(interval: Duration) -> Self {
+        Self::with(CollectorSettings { concurrency: 128, ..CollectorSettings::every(interval) })
+    }
+
+    fn with(settings: CollectorSettings) -> Self {
         let registry = Registry::new();
         let metrics = ScrapeMetrics::register(&registry).unwrap();
-        let settings = CollectorSettings { concurrency: 128, ..CollectorSettings::every(interval) };
         let collector = Collector::new(settings, Clock::start(), metrics);
         let shutdown = CancellationToken::new();
         let (runner, token) = (collector.clone(), shutdown.clone());
@@ -333,6 +336,34 @@ async fn a_pod_that_goes_and_comes_back_is_scraped_by_one_task() {
     let scrapes = f64::from(asked.load(Ordering::Relaxed) - before);
     let intervals = began.elapsed().as_secs_f64() / INTERVAL.as_secs_f64();
     assert!(scrapes > 2.0 && scrapes < intervals + 2.0, "{scrapes} scrapes in {intervals} intervals");
+}
+
+/// Whatever the number of pods: no more questions at the same time than the limit, and all get their turn.
+#[tokio::test]
+async fn scrapes_under_way_are_bounded() {
+    const LIMIT: usize = 8;
+    let (now, most) = (Arc::new(AtomicUsize::new(0)), Arc::new(AtomicUsize::new(0)));
+    let (under_way, seen) = (Arc::clone(&now), Arc::clone(&most));
+    let route = get(move || async move {
+        seen.fetch_max(under_way.fetch_add(1, Ordering::SeqCst) + 1, Ordering::SeqCst);
+        // Long enough that others come meanwhile.
+        sleep(Duration::from_millis(2)).await;
+        under_way.fetch_sub(1, Ordering::SeqCst);
+        PAGE
+    });
+    let port = serve(Router::new().route("/metrics", route)).await;
+    let settings = CollectorSettings { concurrency: LIMIT, timeout: Duration::from_secs(30), interval: INTERVAL };
+    let running = Running::with(settings);
+    let clock = running.collector.clock();
+    running.collector.set_targets(key("a"), (0..300).map(|pod| target(clock, &format!("pod-{pod}"), port)).collect());
+    for pod in 0..300 {
+        running
+            .until(&key("a"), &format!("pod-{pod}"), |sample| {
+                is_measured(sample) || matches!(sample, ReplicaSample::Missing { reason: MissingReason::Stale, .. })
+            })
+            .await;
+    }
+    assert!((2..=LIMIT).contains(&most.load(Ordering::SeqCst)), "{most:?} at the same time");
 }
 
 #[tokio::test]
