@@ -144,14 +144,7 @@ pub fn measure(ctx: &Context, service: &ValidatedService, observed: &Observed) -
     ctx.collector.set_targets(key.clone(), targets.collect());
     let now = ctx.now();
     let mut samples: HashMap<_, _> = ctx.collector.samples(&key, now).into_iter().collect();
-    let product = |node: Option<&String>| {
-        observed
-            .snapshot
-            .nodes
-            .iter()
-            .find(|candidate| Some(&candidate.name) == node)
-            .and_then(|node| node.product.as_ref())
-    };
+    let product = |node: Option<&String>| node.and_then(|node| observed.snapshot.product_of(node));
     let ready = observed
         .ready()
         .map(|pod| Replica {

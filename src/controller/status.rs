@@ -159,11 +159,10 @@ fn products(found: &Findings) -> BTreeSet<String> {
     if found.service.gpu.is_none() {
         return BTreeSet::new();
     }
-    let nodes = &found.observed.snapshot.nodes;
     let running: BTreeSet<String> = found
         .observed
         .present()
-        .filter_map(|pod| nodes.iter().find(|node| Some(&node.name) == pod.node.as_ref())?.product.as_ref())
+        .filter_map(|pod| found.observed.snapshot.product_of(pod.node.as_ref()?))
         .map(|product| product.name.clone())
         .collect();
     if running.is_empty() { found.placement.products.clone() } else { running }

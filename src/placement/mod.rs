@@ -11,7 +11,7 @@ pub mod snapshot;
 use std::collections::BTreeSet;
 
 use crate::service::{GpuRequest, ValidatedService};
-use product::{Product, Sharing};
+use product::Sharing;
 pub use snapshot::{NodeGpus, Snapshot};
 
 /// Where the replicas of a service go, and why.
@@ -122,11 +122,7 @@ pub fn place(snapshot: &Snapshot, service: &ValidatedService) -> Placement {
     Placement {
         pool: service.pool(),
         topology: if request.count == 1 { Topology::SingleGpu } else { Topology::MultiGpu },
-        products: eligible
-            .iter()
-            .filter_map(|node| node.product.as_ref())
-            .map(|product| product.name.clone())
-            .collect(),
+        products: names(&eligible),
         sharing: eligible.iter().filter_map(|node| node.product.as_ref()).map(|product| product.sharing).max(),
         verdict: verdict(snapshot, &eligible, request),
         free_replicas: Some(
@@ -164,13 +160,13 @@ fn verdict(snapshot: &Snapshot, eligible: &[&NodeGpus], request: &GpuRequest) ->
     if with_resource.iter().any(|node| wanted_product(node, request)) {
         return Verdict::TooManyPerReplica { largest };
     }
-    Verdict::NoSuchProduct {
-        present: with_resource
-            .iter()
-            .filter_map(|node| node.product.as_ref())
-            .map(|product: &Product| product.name.clone())
-            .collect(),
-    }
+    Verdict::NoSuchProduct { present: names(&with_resource) }
+}
+
+/// The products of nodes, each once: many nodes have few.
+fn names(nodes: &[&NodeGpus]) -> BTreeSet<String> {
+    let names = nodes.iter().filter_map(|node| node.product.as_ref()).map(|product| product.name.as_str());
+    names.collect::<BTreeSet<_>>().into_iter().map(str::to_owned).collect()
 }
 
 #[cfg(test)]

@@ -13,7 +13,7 @@ use crate::api::labels;
 pub struct Snapshot {
     /// False where the operator may not read nodes.
     pub nodes_visible: bool,
-    /// One entry a node that has any extended resource.
+    /// One entry a node that has any extended resource, by name.
     pub nodes: Vec<NodeGpus>,
 }
 
@@ -77,8 +77,15 @@ impl Snapshot {
                 }
             }
         }
-        let nodes = nodes.into_iter().filter_map(|node| node_gpus(node, &mut used)).collect();
+        let mut nodes: Vec<_> = nodes.into_iter().filter_map(|node| node_gpus(node, &mut used)).collect();
+        nodes.sort_unstable_by(|left, right| left.name.cmp(&right.name));
         Self { nodes_visible: true, nodes }
+    }
+
+    /// What a node's GPU is, as far as that is known.
+    pub fn product_of(&self, node: &str) -> Option<&Product> {
+        let index = self.nodes.binary_search_by(|known| known.name.as_str().cmp(node)).ok()?;
+        self.nodes.get(index)?.product.as_ref()
     }
 }
 
