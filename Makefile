@@ -64,8 +64,7 @@ bench-scale: ## 1,000 services against kube-apiserver and etcd alone
 # ARGS="--interval 2 --operator A --operator B --data DIR": see fleet_bench measure --help.
 bench-fleet: ## 1,000 services of 10 replicas that a single process pretends to be, in a network of its own
 	@kind/tools --api-server
-	@cargo build --quiet --release --bin flotilla-operator
-	@cargo build --quiet --release -p flotilla-e2e --bin fleet_bench
+	@cargo build --quiet --release --workspace --bin flotilla-operator --bin fleet_bench
 	@e2e/private-network "$$CARGO_TARGET_DIR/release/fleet_bench" measure \
 	  --operator "$$CARGO_TARGET_DIR/release/flotilla-operator" $(ARGS)
 

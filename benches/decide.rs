@@ -1,20 +1,14 @@
 //! How long one decision takes, for fleets of different sizes: `cargo bench --bench decide`.
-//!
-//! Each figure is the quickest of a hundred rounds of five calls: the others had to share the processor.
 
-use std::hint::black_box;
-use std::io::Write as _;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
+use criterion::{BatchSize, BenchmarkId, Criterion, criterion_group, criterion_main};
 use flotilla::scaling::{
     BatchDelta, Measurement, Monotonic, Observation, Policy, PolicySettings, QueueTime, Replica, ReplicaSample, State,
     decide,
 };
 
-const ROUNDS: usize = 100;
-const CALLS: u32 = 5;
-
-fn main() -> Result<(), Box<dyn std::error::Error>> {
+fn decisions(criterion: &mut Criterion) {
     let policy = Policy::new(PolicySettings {
         min_replicas: 1,
         max_replicas: 10_000,
@@ -24,30 +18,30 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         batching_delay: Duration::ZERO,
         scrape_interval: Duration::from_secs(2),
         startup_fallback: Duration::from_mins(1),
-    })?;
+    });
+    let Ok(policy) = policy else { return };
+    let mut group = criterion.benchmark_group("decide");
     for replicas in [1, 10, 100, 1000] {
-        let (mut state, mut second) = (State::default(), 0);
-        let mut rounds: Vec<Duration> = Vec::with_capacity(ROUNDS);
-        for _ in 0..ROUNDS {
-            let told: Vec<(Observation, Monotonic)> = (0..CALLS)
-                .map(|_| {
-                    second += 2;
-                    let now = Monotonic::from_start(Duration::from_secs(second));
-                    (fleet(replicas, now), now)
-                })
-                .collect();
-            let began = Instant::now();
-            for (observation, now) in &told {
-                let (decision, next) = decide(&policy, state, black_box(observation), *now);
-                black_box(decision);
-                state = next;
-            }
-            rounds.push(began.elapsed() / CALLS);
-        }
-        let micros = rounds.iter().min().copied().unwrap_or_default().as_secs_f64() * 1e6;
-        writeln!(std::io::stdout(), "{replicas} replica(s): {micros:.1} us a decision")?;
+        group.bench_with_input(BenchmarkId::from_parameter(replicas), &replicas, |bencher, replicas| {
+            let (mut state, mut second) = (State::default(), 0);
+            let seen = || {
+                second += 2;
+                let now = Monotonic::from_start(Duration::from_secs(second));
+                (fleet(*replicas, now), now)
+            };
+            // One at a time: the law's windows hold what they hold in a fleet, five minutes of decisions.
+            bencher.iter_batched_ref(
+                seen,
+                |(observation, now)| {
+                    let (decision, next) = decide(&policy, std::mem::take(&mut state), observation, *now);
+                    state = next;
+                    decision
+                },
+                BatchSize::PerIteration,
+            );
+        });
     }
-    Ok(())
+    group.finish();
 }
 
 /// A busy fleet, each replica with its own rate and 32 sizes of batches.
@@ -83,3 +77,6 @@ fn fleet(replicas: u32, taken: Monotonic) -> Observation {
         ..Observation::default()
     }
 }
+
+criterion_group!(benches, decisions);
+criterion_main!(benches);

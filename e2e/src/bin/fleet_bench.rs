@@ -6,8 +6,9 @@ use std::time::Duration;
 use clap::{Parser, Subcommand};
 use flotilla_e2e::apiserver::{self, ApiServer};
 use flotilla_e2e::fleet::bench::{self, Fleet, Plan};
-use flotilla_e2e::fleet::{report, server};
+use flotilla_e2e::fleet::{collect, report, server};
 use flotilla_e2e::{Outcome, ensure};
+use tokio::runtime::Builder;
 
 /// Measures what an operator takes for a fleet of thousands of replicas, and whether it keeps up.
 #[derive(Parser)]
@@ -20,6 +21,8 @@ struct Args {
 enum Action {
     /// Measures; run it by e2e/private-network
     Measure(Measure),
+    /// Measures collector and law alone, without Kubernetes; run it by e2e/private-network
+    Collect(Collect),
     /// Answers for all pods of the fleet
     Serve,
 }
@@ -46,13 +49,45 @@ struct Measure {
     data: Option<PathBuf>,
 }
 
+#[derive(clap::Args)]
+struct Collect {
+    /// How many services
+    #[arg(long, default_value_t = 1000)]
+    services: usize,
+    /// Replicas of each service
+    #[arg(long, default_value_t = 10)]
+    replicas: usize,
+    /// Seconds between two scrapes of a pod
+    #[arg(long, default_value_t = 5)]
+    interval: u64,
+    /// Seconds that it is measured for
+    #[arg(long, default_value_t = 60)]
+    seconds: u64,
+}
+
 fn main() -> Outcome {
-    // One thread: this program shares the machine with what it measures.
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-    match Args::parse().action {
-        Action::Serve => runtime.block_on(server::serve()),
+    let action = Args::parse().action;
+    let mut runtime = match action {
+        // As many threads as the operator has.
+        Action::Collect(_) => Builder::new_multi_thread(),
+        // This program shares the machine with what it measures.
+        Action::Measure(_) | Action::Serve => Builder::new_current_thread(),
+    };
+    let runtime = runtime.enable_all().build()?;
+    match action {
+        Action::Collect(args) => runtime.block_on(collect(args)),
         Action::Measure(args) => runtime.block_on(measure(args)),
+        Action::Serve => runtime.block_on(server::serve()),
     }
+}
+
+#[allow(clippy::print_stdout, reason = "the results are for people and programs to read")]
+async fn collect(args: Collect) -> Outcome {
+    let fleet = Fleet::start().await?;
+    let [interval, lasting] = [args.interval, args.seconds].map(Duration::from_secs);
+    let collected = collect::measure(fleet.pid()?, args.services, args.replicas, interval, lasting).await?;
+    println!("{}", serde_json::to_string_pretty(&collected)?);
+    Ok(())
 }
 
 #[allow(clippy::print_stdout, reason = "the results are for people and programs to read")]

@@ -46,6 +46,14 @@ pub struct Fleet {
 }
 
 impl Fleet {
+    /// Its process id.
+    ///
+    /// # Errors
+    /// It has ended.
+    pub fn pid(&self) -> Outcome<u32> {
+        Ok(self.process.id().ok_or("the fleet's process has ended")?)
+    }
+
     /// Starts it.
     ///
     /// # Errors
@@ -173,7 +181,7 @@ async fn one(
             user: api_server.user + etcd.user,
             system: api_server.system + etcd.system,
         };
-        let fleet = fleet.process.id().ok_or("the fleet's process has ended")?;
+        let fleet = fleet.pid()?;
         Ok(Moment {
             page: operator.page().await?,
             asked: server::asked().await?,

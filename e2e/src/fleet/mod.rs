@@ -3,6 +3,7 @@
 //! It needs the network of `e2e/private-network`, where every pod's address is this machine.
 
 pub mod bench;
+pub mod collect;
 pub mod objects;
 pub mod page;
 pub mod report;
