@@ -92,13 +92,11 @@ async fn follow<K: Indexed, C: Indexed>(
     };
     let take = |object: K| {
         let (key, service) = (object.key(), object.service());
-        match keep(object) {
-            Some(kept) => index.put(kept).then_some(service).flatten(),
-            None => {
-                index.remove(&key);
-                None
-            }
-        }
+        let Some(kept) = keep(object) else {
+            index.remove(&key);
+            return None;
+        };
+        index.put(kept).then_some(service).flatten()
     };
     let mut listed = HashSet::new();
     let mut synced = false;

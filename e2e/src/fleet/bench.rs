@@ -86,7 +86,7 @@ pub async fn fill(server: &ApiServer, plan: &Plan) -> Outcome<usize> {
     }
     let nodes = objects::nodes(&server.client, wanted).await?;
     let (_, program) = plan.operators.first().ok_or("no operator is named")?;
-    let operator = server.operator_of(program, "fill", &["--max-concurrent-reconciles", "16"]).await?;
+    let operator = server.operator_of(program, "fill", &[]).await?;
     create_services(server, plan).await?;
     until("every service has all its objects and conditions", LIMIT, async || {
         let done = complete(&server.client).await?;
@@ -94,7 +94,10 @@ pub async fn fill(server: &ApiServer, plan: &Plan) -> Outcome<usize> {
     })
     .await?;
     settled(server).await?;
+    // Not running meanwhile: so many writes at once could leave no room for those of its lease.
+    operator.stop().await?;
     objects::pods(&server.client, plan.replicas, nodes).await?;
+    let operator = server.operator_of(program, "fill-pods", &[]).await?;
     until("every service is ready", LIMIT, async || {
         let services = Api::<InferenceService>::all(server.client.clone()).list(&ListParams::default()).await?.items;
         let is_ready = |service: &&InferenceService| {
