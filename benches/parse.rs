@@ -34,7 +34,6 @@ fn pages(criterion: &mut Criterion) {
 }
 
 /// The text, until all of it is large.
-#[expect(clippy::needless_pass_by_value, reason = "the signature is the iterator's")]
 fn up_to(length: &mut usize, text: String) -> Option<String> {
     *length += text.len();
     (*length <= LARGE + text.len()).then_some(text)
