@@ -111,6 +111,7 @@ def main(server, what, turns="5"):
     for _ in range(int(turns)):
         for name, arguments in variants.items():
             results[name].append(measure(server, arguments))
+            print(f"{name}: {results[name][-1]:,.0f}", file=sys.stderr, flush=True)
     print(f"| | {what} a request, median | all turns |\n| --- | --- | --- |")
     for name, values in results.items():
         print(f"| {name} | {statistics.median(values):,.0f} | {', '.join(f'{value:,.0f}' for value in values)} |")
