@@ -12,11 +12,13 @@ use crate::contender::{Contender, Device, Scaler};
 use crate::load::{Arrivals, Connections, Load, Plan};
 use crate::steps::{Rates, Step, busiest, print, quantile, seconds, step};
 use crate::table::Table;
-use crate::timeline::Watch;
-use crate::{Outcome, Workspace, throughout, with_namespace};
+use crate::timeline::{Watch, cpu_percent};
+use crate::{Look, Outcome, Workspace, until, with_namespace};
 
 /// For how long fewer replicas must do, in both.
 pub const WINDOW: Duration = Duration::from_secs(30);
+/// Percent of the requested CPU at which the `HorizontalPodAutoscaler` holds the fleet.
+const ON_CPU: Scaler = Scaler::Cpu { target: 70 };
 /// What the timer device takes is 188 images a second; within Flotilla's target, a good half of it.
 const TIMER: Rates = Rates { base: 10.0, step: 300.0 };
 /// A replica within its limit answers some ten photos a second.
@@ -60,7 +62,7 @@ pub async fn measure(flotilla_steps: usize, cpu_steps: usize) -> Outcome<Measure
         let unmoved = unmoved(workspace).await?;
         let (flotilla, cpu) = tokio::try_join!(
             steps(workspace, contender("flotilla", Scaler::Flotilla, Device::Timer), TIMER, flotilla_steps),
-            steps(workspace, contender("cpu", Scaler::Cpu { target: 70 }, Device::Processor), PROCESSOR, cpu_steps),
+            steps(workspace, contender("cpu", ON_CPU, Device::Processor), PROCESSOR, cpu_steps),
         )?;
         measured = Some(Measured { flotilla, cpu, unmoved });
         Ok(())
@@ -85,21 +87,21 @@ async fn steps(workspace: &Workspace, contender: Contender, rates: Rates, count:
 
 /// The load of Flotilla's steps at a timer device that a `HorizontalPodAutoscaler` on CPU watches.
 async fn unmoved(workspace: &Workspace) -> Outcome<Unmoved> {
-    let contender = contender("unmoved", Scaler::Cpu { target: 70 }, Device::Timer);
+    let contender = contender("unmoved", ON_CPU, Device::Timer);
     let target = contender.start(workspace).await?;
     let plan = Plan {
         rate: TIMER.step,
         connections: Connections::AtOnce(3_000),
-        lasting: UNMOVED * 2,
+        lasting: UNMOVED * 3,
         arrivals: Arrivals::Poisson,
     };
     let load = Load::start(&target, plan)?;
     let watch = Watch::start(workspace, contender.name, contender.autoscaler(), load.started);
     let autoscalers = workspace.api::<HorizontalPodAutoscaler>();
-    // It is asked as long as the load lasts, so that it can't have failed to look.
-    throughout("the HorizontalPodAutoscaler sees CPU", UNMOVED, async || {
-        let seen = crate::timeline::cpu_percent(&autoscalers.get(contender.name).await?);
-        Ok(seen.map(|_| ()).ok_or_else(|| "it has no figures".to_owned()))
+    until("the load has lasted, and the HorizontalPodAutoscaler has figures", UNMOVED * 2, async || {
+        let seen = cpu_percent(&autoscalers.get(contender.name).await?);
+        let done = load.started.elapsed() >= UNMOVED && seen.is_some();
+        Ok(if done { Look::Break(()) } else { Look::Continue(format!("CPU {seen:?} %")) })
     })
     .await?;
     let report = load.stop().await?;

@@ -37,7 +37,7 @@ pub struct Timeline {
 /// A timeline that is being written.
 pub struct Watch {
     stop: oneshot::Sender<()>,
-    task: JoinHandle<Outcome<Timeline>>,
+    task: JoinHandle<Timeline>,
 }
 
 impl Watch {
@@ -54,9 +54,10 @@ impl Watch {
                     _ = &mut stopped => break,
                     _ = interval.tick() => {}
                 }
-                timeline.points.push(look(&workspace, &service, autoscaler.as_deref(), started).await?);
+                // A look that fails is left out: the next one is a moment away.
+                timeline.points.extend(look(&workspace, &service, autoscaler.as_deref(), started).await.ok());
             }
-            Ok(timeline)
+            timeline
         });
         Self { stop, task }
     }
@@ -64,11 +65,13 @@ impl Watch {
     /// Ends.
     ///
     /// # Errors
-    /// The API server did not answer at some time.
+    /// Nothing was seen.
     pub async fn end(self) -> Outcome<Timeline> {
-        // Where the other end is gone, the task has ended by itself, and says why.
+        // Where the other end is gone, the timeline is full.
         let _ = self.stop.send(());
-        self.task.await?
+        let timeline = self.task.await?;
+        ensure!(!timeline.points.is_empty(), "the API server never showed the Deployment");
+        Ok(timeline)
     }
 }
 

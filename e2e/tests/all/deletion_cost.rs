@@ -55,7 +55,9 @@ async fn the_idle_replica_goes_and_the_loaded_stay() -> Outcome {
             workspace.scale("chosen", 2).await?;
             let (gone, _) = until("a pod goes", LIMIT, async || {
                 let all = workspace.api::<Pod>().list(&ListParams::default()).await?.items;
-                let going = all.into_iter().find(|pod| pod.metadata.deletion_timestamp.is_some());
+                // One of an earlier round may be there still.
+                let now = all.into_iter().filter(|pod| pods.iter().any(|before| before.uid() == pod.uid()));
+                let going = now.into_iter().find(|pod| pod.metadata.deletion_timestamp.is_some());
                 Ok(going.map_or_else(|| Look::Continue("all stay".to_owned()), Look::Break))
             })
             .await?;
