@@ -8,28 +8,13 @@ import signal
 import sys
 import time
 
-import clip
 import figures
-import five_way
-import identity
 import plots
-import serialisation
 from pairs import Context
+from sections import ESSENTIAL, SECTIONS, cells, wanted
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent.parent
 PAGE = ROOT / "docs" / "serving-comparison.md"
-SECTIONS = {"identity": identity, "clip": clip, "serialisation": serialisation, "five-way": five_way}
-# What there is time for where there is little: every peer, over HTTP with images and at all rates, and Triton over gRPC.
-ESSENTIAL = [
-    "identity/*/HTTP/paced/*",
-    "identity/*/HTTP/most/32",
-    "identity/Triton/gRPC/*",
-    "clip/jpeg/*/HTTP/8",
-    "clip/jpeg/bare*/none/8",
-    "clip/tensor/Triton/gRPC/8",
-    "serialisation",
-    "five-way/mean",
-]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -48,9 +33,19 @@ class Tools:
 
 def main():
     parser = argparse.ArgumentParser(prog="bench/servers", description=__doc__)
-    parser.add_argument("--only", action="append", default=[], metavar="PATTERN", help="cells to measure, as clip/jpeg/FastAPI/HTTP/8 or identity/*/HTTP; again for more")
+    parser.add_argument(
+        "--only",
+        action="append",
+        default=[],
+        metavar="PATTERN",
+        help="cells to measure, as clip/jpeg/FastAPI/HTTP/8 or identity/*/HTTP; again for more",
+    )
     parser.add_argument("--essential", action="store_true", help="the most important cells alone, about 25 minutes")
-    parser.add_argument("--quick", action="store_true", help="every cell once and shortly, to see that all of it works")
+    parser.add_argument(
+        "--quick",
+        action="store_true",
+        help="every cell once and shortly, with CLIP in 1 MB, to see that all of it works",
+    )
     parser.add_argument("--pairs", type=int, default=5, help="pairs of measurements for each cell (default 5)")
     parser.add_argument("--seconds", type=float, default=6, help="of each measurement (default 6)")
     parser.add_argument("--warm-up", type=float, default=1, help="seconds before each (default 1)")
@@ -60,6 +55,8 @@ def main():
     if arguments.list:
         print("\n".join(cells()))
         return 0
+    if arguments.quick and arguments.docs:
+        parser.error("what --quick measures means nothing, so --docs does not go with it")
     if arguments.quick:
         arguments.pairs, arguments.seconds, arguments.warm_up = 1, 1, 0.3
     if not 1 <= arguments.pairs <= 100 or not 0.1 <= arguments.seconds <= 120 or not 0 < arguments.warm_up <= 60:
@@ -71,10 +68,13 @@ def main():
     here = cache / "bench-servers"
     folder = here / "results" / time.strftime("%Y%m%dT%H%M%S", time.gmtime())
     folder.mkdir(parents=True)
-    tools = Tools(*(os.environ[f"BENCH_{name}"] for name in ("FLOTILLA", "LOAD", "ORT_LIBRARY", "TRITON")), here / "environments")
+    tools = Tools(
+        *(os.environ[f"BENCH_{name}"] for name in ("FLOTILLA", "LOAD", "ORT_LIBRARY", "TRITON")), here / "environments"
+    )
     only = arguments.only + (ESSENTIAL if arguments.essential else [])
     context = Context(tools, only, arguments.pairs, arguments.seconds, arguments.warm_up, folder)
-    models = {"identity": here / "identity", "mean": here / "mean", "clip": cache / "models" / "clip-vit-b32"}
+    tower = "clip-tiny" if arguments.quick else "clip-vit-b32"
+    models = {"identity": here / "identity", "mean": here / "mean", "clip": cache / "models" / tower}
     try:
         for name, section in SECTIONS.items():
             if wanted(context, name):
@@ -87,22 +87,6 @@ def main():
         print(f"\n{len(context.problems)} errors:", *context.problems, sep="\n  ", file=sys.stderr)
         return 1
     return 0
-
-
-def cells():
-    """The names of all cells."""
-    names = [cell for peer in clip.servers.ALL for cell in identity.cells(peer)]
-    for kind in clip.KINDS:
-        for bare in ["bare", "bare-opencv"] if kind == "jpeg" else ["bare"]:
-            names += list(clip.names(kind, bare, ["none"]).values())[:2]
-        for peer in clip.servers.ALL:
-            names += clip.names(kind, peer.name, identity.protocols(peer)).values()
-    names += [f"serialisation/{batch}" for batch in serialisation.BATCHES]
-    return names + [cell for model in five_way.MODELS for cell in five_way.cells(model)]
-
-
-def wanted(context, section):
-    return any(context.wants(cell) for cell in cells() if cell.split("/")[0] == section)
 
 
 def finish(context, docs):

@@ -4,7 +4,7 @@ import os
 
 import figures
 import materials
-import servers
+import recipes
 from measure import Pace
 from pairs import median_of, ratio_of
 from servers import Bare, Server, Setting
@@ -27,18 +27,22 @@ def names(kind, peer, protocols):
 def section(context, clip, kind):
     setting = Setting(kind, threads=os.cpu_count(), max_batch=MAX_BATCH)
     bare = [("bare", "pillow")] + ([("bare-opencv", "opencv")] if kind == "jpeg" else [])
-    others = [(Bare(name, clip, setting, context.tools, decoder), names(kind, name, ["none"])) for name, decoder in bare]
-    for peer in servers.ALL:
+    others = [
+        (Bare(name, clip, setting, context.tools, decoder), names(kind, name, ["none"])) for name, decoder in bare
+    ]
+    for peer in recipes.ALL:
         server = Server(peer, clip, setting, context.tools)
         others.append((server, names(kind, peer.name, ["HTTP", "gRPC"] if peer.grpc else ["HTTP"])))
-    ours = Server(servers.FLOTILLA, clip, setting, context.tools)
+    ours = Server(recipes.FLOTILLA, clip, setting, context.tools)
     with context.running(ours, [cell for _, cells in others for cell in cells.values()]) as ours:
         for server, cells in others if ours else []:
             with context.running(server, cells.values()) as other:
                 for (protocol, count), cell in cells.items() if other else []:
                     # A session alone has no queue: at 32 it would execute the same batches as at 8.
                     if protocol != "none" or count <= MAX_BATCH:
-                        context.pair_up(cell, ours, other, "Grpc" if protocol == "gRPC" else "Http1", Pace(count), context.seconds)
+                        context.pair_up(
+                            cell, ours, other, "Grpc" if protocol == "gRPC" else "Http1", Pace(count), context.seconds
+                        )
 
 
 def tables(context):
@@ -61,7 +65,17 @@ def tables(context):
                     ratio_of(pairs, lambda run: run.cost),
                 ]
             )
-        head = ["peer", "over", "at a time", "images/s", "Flotilla", "Flotilla/peer", "CPU ms/image", "Flotilla", "Flotilla/peer"]
+        head = [
+            "peer",
+            "over",
+            "at a time",
+            "images/s",
+            "Flotilla",
+            "Flotilla/peer",
+            "CPU ms/image",
+            "Flotilla",
+            "Flotilla/peer",
+        ]
         if rows:
             found[f"clip-{kind}"] = figures.table(head, rows) + context.beside(f"clip/{kind}")
     return found

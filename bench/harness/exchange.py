@@ -68,7 +68,10 @@ def v2(materials, kind, protocol, name, image_shape):
     if len({headers["Inference-Header-Content-Length"] for _, headers in written}) != 1:
         # The length of an image is in the header; one header serves all bodies where each is as long.
         longest = max(int(headers["Inference-Header-Content-Length"]) for _, headers in written)
-        written = [(padded(body, int(headers["Inference-Header-Content-Length"]), longest), headers) for body, headers in written]
+        written = [
+            (padded(body, int(headers["Inference-Header-Content-Length"]), longest), headers)
+            for body, headers in written
+        ]
         written = [(body, {**headers, "Inference-Header-Content-Length": str(longest)}) for body, headers in written]
     bodies, headers = [body for body, _ in written], written[0][1]
     return Exchange("/v2/models/model/infer", bodies, "V2Binary", headers, transport="V2, binary data")
@@ -84,7 +87,9 @@ def flotilla(materials, kind, protocol):
     if kind == "jpeg" and protocol == "Http1" and all(len(sample.images) == 1 for sample in materials.samples(kind)):
         bodies = [sample.images[0] for sample in materials.samples(kind)]
         headers = {"Inference-Header-Content-Length": "0"}
-        return Exchange("/v2/models/model/infer", bodies, "V2Binary", headers, transport="the image as the body, binary answer")
+        return Exchange(
+            "/v2/models/model/infer", bodies, "V2Binary", headers, transport="the image as the body, binary answer"
+        )
     return v2(materials, kind, protocol, materials.input, [1])
 
 

@@ -63,7 +63,10 @@ def table(head, rows):
     widths = {len(row) for row in rows} - {len(head)}
     if widths:
         raise ValueError(f"a row has {widths.pop()} cells instead of {len(head)}")
-    text = [[cell if isinstance(cell, str) else str(cell) if isinstance(cell, Interval) else number(cell) for cell in row] for row in rows]
+    text = [
+        [cell if isinstance(cell, str) else str(cell) if isinstance(cell, Interval) else number(cell) for cell in row]
+        for row in rows
+    ]
     lines = [head, ["---"] * len(head), *text]
     return "".join("| " + " | ".join(cell.replace("|", "\\|") for cell in line) + " |\n" for line in lines)
 

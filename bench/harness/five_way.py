@@ -4,33 +4,33 @@ shape of the columns, not their values."""
 
 import os
 
+import exchange
 import figures
 import materials
-import servers
-from measure import Pace, measure
-from servers import Server, Setting
+import recipes
+from measure import Pace
+from servers import Peer, Server, Setting
 
 BATCHES = (1, 4, 8, 16, 32)
 AT_ONCE = (1, 8, 16)
 # Of the seconds that a measurement has.
 SHARE = 1 / 3
-FASTAPI = servers.Peer("FastAPI", servers.script, servers.exchange.json_images, "/ready")
-TRITON = next(peer for peer in servers.ALL if peer.name == "Triton")
+FASTAPI = Peer("FastAPI", recipes.script, exchange.json_images, "/ready")
+TRITON = next(peer for peer in recipes.ALL if peer.name == "Triton")
 # (name in the tables, server, kind, protocol)
 WAYS = [
     ("FastAPI, HTTP, JPEG in base64", FASTAPI, "jpeg", "Http1"),
     ("Triton, HTTP, float32", TRITON, "tensor", "Http1"),
     ("Triton, gRPC, float32", TRITON, "tensor", "Grpc"),
-    ("Flotilla, HTTP, float32", servers.FLOTILLA, "tensor", "Http1"),
-    ("Flotilla, gRPC, float32", servers.FLOTILLA, "tensor", "Grpc"),
-    ("Flotilla, HTTP, JPEG", servers.FLOTILLA, "jpeg", "Http1"),
+    ("Flotilla, HTTP, float32", recipes.FLOTILLA, "tensor", "Http1"),
+    ("Flotilla, gRPC, float32", recipes.FLOTILLA, "tensor", "Grpc"),
+    ("Flotilla, HTTP, JPEG", recipes.FLOTILLA, "jpeg", "Http1"),
 ]
 MODELS = {"mean": "a model of almost no cost, which a fast device resembles", "clip": "CLIP ViT-B/32 on this processor"}
 
 
 def run(context, folders):
     photos = [materials.photo(seed, 320, 240) for seed in range(materials.SAMPLES)]
-    context.five = {}
     for name in MODELS:
         if any(context.wants(cell) for cell in cells(name)):
             model = getattr(materials, name)(folders[name], photos)
@@ -50,23 +50,27 @@ def one_model(context, model, setting):
                 serial = [(f"b{rows}", Pace(1), model.of(rows)) for rows in BATCHES]
                 at_once = [(f"c{count}", Pace(count), model) for count in AT_ONCE]
                 for column, pace, asked in serial + at_once:
-                    run = measure(server, protocol, pace, SHARE * context.seconds, SHARE * context.warm_up, context.tools, materials=asked)
-                    if run.errors or not run.answered:
-                        context.problem(f"{cell}: {column}: {run.errors or 'nothing was answered'}")
+                    seconds, warm_up = SHARE * context.seconds, SHARE * context.warm_up
+                    run = context.measured(
+                        f"{cell}/{column}", server, protocol, pace, seconds, warm_up, materials=asked
+                    )
+                    if run is None:
                         continue
                     context.five[model.name, way, column] = run
-                    context.runs.append((f"{cell}/{column}", 0, "ours" if peer is servers.FLOTILLA else "peer", run))
-                    context.say(f"{cell}, {column}: {figures.number(run.rate)} images/s, p50 {figures.number(run.p50)} ms")
+                    context.runs.append((f"{cell}/{column}", 0, "ours" if peer is recipes.FLOTILLA else "peer", run))
+                    context.say(
+                        f"{cell}, {column}: {figures.number(run.rate)} images/s, p50 {figures.number(run.p50)} ms"
+                    )
 
 
 def tables(context):
     found = {}
     for name, what in MODELS.items():
-        get = lambda way, column: getattr(context, "five", {}).get((name, way, column))  # noqa: E731
+        get = lambda way, column: context.five.get((name, way, column))
         ways = [way for way, *_ in WAYS if any(get(way, f"b{rows}") for rows in BATCHES)]
         if not ways:
             continue
-        value = lambda way, column, pick: pick(run) if (run := get(way, column)) else None  # noqa: E731
+        value = lambda way, column, pick: pick(run) if (run := get(way, column)) else None
         parts = [
             ("One request after the other: p50 in ms", [f"b{rows}" for rows in BATCHES], lambda run: run.p50),
             ("The same in images/s", [f"b{rows}" for rows in BATCHES], lambda run: run.rate),

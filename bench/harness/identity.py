@@ -3,7 +3,7 @@ load the other."""
 
 import figures
 import materials
-import servers
+import recipes
 from measure import Pace
 from pairs import CLIENT_CORE, SERVER_CORE, median_of, ratio_of
 from servers import Server, Setting
@@ -16,6 +16,8 @@ CONNECTIONS = 16
 SHARE = 0.5
 # What a peer has to be able to do more than a rate, to be measured at it.
 HEADROOM = 1.1
+# What it has to answer of it, not to be called late.
+KEPT_UP = 0.97
 
 
 def run(context, folders):
@@ -24,9 +26,9 @@ def run(context, folders):
     single = Setting("tensor", threads=1, max_batch=1, cores=SERVER_CORE)
     batched = Setting("tensor", threads=1, max_batch=8, cores=SERVER_CORE)
     # Ours has no such mode; its batches form while the device is busy, and nothing waits. Neither does in Triton's.
-    ours = Server(servers.FLOTILLA, model, batched, context.tools)
-    with context.running(ours, [cell for peer in servers.ALL for cell in cells(peer)]) as ours:
-        for peer in servers.ALL if ours else []:
+    ours = Server(recipes.FLOTILLA, model, batched, context.tools)
+    with context.running(ours, [cell for peer in recipes.ALL for cell in cells(peer)]) as ours:
+        for peer in recipes.ALL if ours else []:
             setting = batched if peer.name in ("Triton", "PyTriton") else single
             with context.running(Server(peer, model, setting, context.tools), cells(peer)) as other:
                 if other:
@@ -62,17 +64,20 @@ def one_peer(context, ours, other):
 def tables(context):
     rows, most = [], []
     measured = [*context.cells("identity"), *context.left_out]
-    for cell in [cell for peer in servers.ALL for cell in cells(peer) if cell in measured]:
+    for cell in [cell for peer in recipes.ALL for cell in cells(peer) if cell in measured]:
         _, name, protocol, kind, count = cell.split("/")
         pairs = context.of(cell)
         if cell in context.left_out:
-            rows.append([name, protocol, count, context.left_out[cell], *[None] * 6])
+            rows.append([name, protocol, count, context.left_out[cell], *[None] * 7])
         elif kind == "paced":
+            # Who is late from the beginning answers fewer than are due.
+            answered = median_of(pairs, 1, lambda run: run.rate)
+            late = f", {name} answered {figures.number(answered)}" if answered < KEPT_UP * int(count) else ""
             rows.append(
                 [
                     name,
                     protocol,
-                    count,
+                    count + late,
                     median_of(pairs, 1, lambda run: run.cost * 1e6),
                     median_of(pairs, 0, lambda run: run.cost * 1e6),
                     ratio_of(pairs, lambda run: run.cost),
@@ -80,6 +85,7 @@ def tables(context):
                     median_of(pairs, 0, lambda run: run.p50),
                     median_of(pairs, 1, lambda run: run.p99),
                     median_of(pairs, 0, lambda run: run.p99),
+                    ratio_of(pairs, lambda run: run.p99),
                 ]
             )
         else:
@@ -90,9 +96,32 @@ def tables(context):
             most.append([name, protocol, count, *rates, ratio, *p50, *load])
     found = {}
     if rows:
-        head = ["peer", "over", "requests/s", "CPU us/request", "Flotilla", "Flotilla/peer", "p50 ms", "Flotilla", "p99 ms", "Flotilla"]
+        head = [
+            "peer",
+            "over",
+            "requests/s",
+            "CPU us/request",
+            "Flotilla",
+            "Flotilla/peer",
+            "p50 ms",
+            "Flotilla",
+            "p99 ms",
+            "Flotilla",
+            "Flotilla/peer",
+        ]
         found["identity-paced"] = figures.table(head, rows) + context.beside("identity")
     if most:
-        head = ["peer", "over", "at a time", "requests/s", "Flotilla", "Flotilla/peer", "p50 ms", "Flotilla", "load's core, %", "Flotilla"]
+        head = [
+            "peer",
+            "over",
+            "at a time",
+            "requests/s",
+            "Flotilla",
+            "Flotilla/peer",
+            "p50 ms",
+            "Flotilla",
+            "load's core, %",
+            "Flotilla",
+        ]
         found["identity-most"] = figures.table(head, most) + context.beside("identity")
     return found

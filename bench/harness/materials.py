@@ -49,8 +49,10 @@ class Materials:
         made = []
         for first in range(SAMPLES):
             chosen = [self.made[(first + index) % SAMPLES] for index in range(rows)]
-            join = lambda name: np.concatenate([getattr(sample, name) for sample in chosen])  # noqa: E731
-            made.append(Sample([image for sample in chosen for image in sample.images], join("values"), join("expected")))
+            join = lambda name: np.concatenate([getattr(sample, name) for sample in chosen])
+            made.append(
+                Sample([image for sample in chosen for image in sample.images], join("values"), join("expected"))
+            )
         return dataclasses.replace(self, made=made)
 
 
@@ -90,14 +92,18 @@ def with_images(materials, photos):
     alone, together = np.concatenate(answers), model.run(np.concatenate(pixels))
     materials.tolerance = float(apart) / 10
     if np.abs(alone - together).max() > materials.tolerance / 2:
-        raise ValueError(f"{materials.name}: a batch's answers are as far from single ones as two images' are from each other")
+        raise ValueError(
+            f"{materials.name}: a batch's answers are as far from single ones as two images' are from each other"
+        )
     materials.made = [Sample([photo], one, answer) for photo, one, answer in zip(photos, pixels, answers)]
     return materials
 
 
 def bare(file, threads=0):
     """The peers' own session and preprocessing."""
-    os.environ.update(BENCH_MODEL=str(file), BENCH_KIND="jpeg", BENCH_THREADS=str(threads or os.cpu_count()), BENCH_MAX_BATCH="8")
+    os.environ.update(
+        BENCH_MODEL=str(file), BENCH_KIND="jpeg", BENCH_THREADS=str(threads or os.cpu_count()), BENCH_MAX_BATCH="8"
+    )
     sys.path.insert(0, str(pathlib.Path(__file__).parent.parent / "peers"))
     import common
 
@@ -105,7 +111,7 @@ def bare(file, threads=0):
 
 
 def write(folder, nodes, inputs, outputs, initializers=()):
-    values = lambda name, dims: helper.make_tensor_value_info(name, TensorProto.FLOAT, dims)  # noqa: E731
+    values = lambda name, dims: helper.make_tensor_value_info(name, TensorProto.FLOAT, dims)
     graph = helper.make_graph(nodes, "g", [values("input", inputs)], [values("output", outputs)], list(initializers))
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=8)
     onnx.checker.check_model(model, full_check=True)

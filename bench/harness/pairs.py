@@ -8,6 +8,7 @@ import sys
 import time
 
 import figures
+from accounting import Vanished
 from measure import Run, measure
 from servers import Failed
 
@@ -31,6 +32,9 @@ class Context:
     problems: list = dataclasses.field(default_factory=list)
     # Cells for which a server is too slow, with the reason.
     left_out: dict = dataclasses.field(default_factory=dict)
+    # What the sections without pairs found.
+    serialisation: dict = dataclasses.field(default_factory=dict)
+    five: dict = dataclasses.field(default_factory=dict)
 
     def say(self, text):
         print(f"[{time.monotonic() - self.started:5.0f}s] {text}", file=sys.stderr, flush=True)
@@ -41,7 +45,9 @@ class Context:
 
     def wants(self, cell):
         """A cell's name is SECTION/…; a pattern stands for what begins with it, too."""
-        return not self.only or any(fnmatch.fnmatch(cell, one) or fnmatch.fnmatch(cell, one + "/*") for one in self.only)
+        return not self.only or any(
+            fnmatch.fnmatch(cell, one) or fnmatch.fnmatch(cell, one + "/*") for one in self.only
+        )
 
     def pair_up(self, cell, ours, peer, protocol, pace, seconds, **options):
         """Measures both in turn, so that the machine's drift meets both alike; who comes first changes from pair to pair."""
@@ -52,13 +58,8 @@ class Context:
             turn = [("ours", ours, peer), ("peer", peer, ours)]
             both = {}
             for which, server, other in turn if number % 2 == 0 else reversed(turn):
-                try:
-                    run = measure(server, protocol, pace, seconds, self.warm_up, self.tools, other, **options)
-                except Exception as error:
-                    self.problem(f"{cell}: {server.name}: {error}")
-                    return
-                if run.errors or not run.answered:
-                    self.problem(f"{cell}: {server.name}: {run.errors or 'nothing was answered'}")
+                run = self.measured(cell, server, protocol, pace, seconds, self.warm_up, other=other, **options)
+                if run is None:
                     return
                 both[which] = run
             found.append(both)
@@ -69,6 +70,18 @@ class Context:
             )
         # A cell counts when all of its pairs are there.
         self.runs += [(cell, number, which, run) for number, both in enumerate(found) for which, run in both.items()]
+
+    def measured(self, cell, server, protocol, pace, seconds, warm_up, **options):
+        """One measurement; None where it failed or an answer was wrong: that is an error, and said."""
+        try:
+            run = measure(server, protocol, pace, seconds, warm_up, self.tools, **options)
+        except (Failed, Vanished, OSError, ValueError) as error:
+            self.problem(f"{cell}: {server.name}: {error}")
+            return None
+        if run.errors or not run.answered:
+            self.problem(f"{cell}: {server.name}: {run.errors or 'nothing was answered'}")
+            return None
+        return run
 
     @contextlib.contextmanager
     def running(self, server, cells):

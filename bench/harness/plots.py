@@ -3,12 +3,19 @@
 import matplotlib
 
 matplotlib.use("svg")
-import matplotlib.pyplot as plt  # noqa: E402
+import five_way
+import matplotlib.pyplot as plt
+from pairs import ratio_of
 
-import five_way  # noqa: E402
-from pairs import ratio_of  # noqa: E402
-
-matplotlib.rcParams.update({"svg.hashsalt": "flotilla", "svg.fonttype": "none", "font.size": 9, "axes.spines.top": False, "axes.spines.right": False})
+matplotlib.rcParams.update(
+    {
+        "svg.hashsalt": "flotilla",
+        "svg.fonttype": "none",
+        "font.size": 9,
+        "axes.spines.top": False,
+        "axes.spines.right": False,
+    }
+)
 OURS, PEERS, THREAD = "#0b6e4f", "#9aa5b1", "#d1495b"
 
 
@@ -30,10 +37,18 @@ def draw(context, folder):
 def costs(context):
     """Each peer's processor time as a multiple of ours, with its interval: CLIP of JPEG at 8, and a request without a model."""
     panels = [
-        ("CLIP ViT-B/32, JPEG, 8 at a time\nCPU per image, times Flotilla's", lambda cell: cell.startswith("clip/jpeg/") and cell.endswith("/8")),
-        ("A model of no cost, 500 requests/s\nCPU per request, times Flotilla's", lambda cell: cell.startswith("identity/") and cell.endswith("/paced/500")),
+        (
+            "CLIP ViT-B/32, JPEG, 8 at a time\nCPU per image, times Flotilla's",
+            lambda cell: cell.startswith("clip/jpeg/") and cell.endswith("/8"),
+        ),
+        (
+            "A model of no cost, 500 requests/s\nCPU per request, times Flotilla's",
+            lambda cell: cell.startswith("identity/") and cell.endswith("/paced/500"),
+        ),
     ]
-    sections = [[cell for cell in context.cells("clip") + context.cells("identity") if wanted(cell)] for _, wanted in panels]
+    sections = [
+        [cell for cell in context.cells("clip") + context.cells("identity") if wanted(cell)] for _, wanted in panels
+    ]
     if not any(sections):
         return None
     figure, axes = plt.subplots(1, len(panels), figsize=(9, 3.4))
@@ -56,23 +71,31 @@ def costs(context):
 
 def study(context):
     """The study's picture: images a second by the request's size, for each way in."""
-    found = getattr(context, "five", {})
+    found = context.five
     models = [name for name in five_way.MODELS if any(key[0] == name for key in found)]
     if not models:
         return None
     figure, axes = plt.subplots(1, len(models), figsize=(4.5 * len(models), 3.4), squeeze=False)
     for axis, name in zip(axes[0], models):
         for way, peer, kind, protocol in five_way.WAYS:
-            points = [(rows, found[name, way, f"b{rows}"].rate) for rows in five_way.BATCHES if (name, way, f"b{rows}") in found]
+            points = [
+                (rows, found[name, way, f"b{rows}"].rate)
+                for rows in five_way.BATCHES
+                if (name, way, f"b{rows}") in found
+            ]
             if points:
                 colour = {"Flotilla": OURS, "FastAPI": THREAD}.get(peer.name, PEERS)
                 style = {"Http1": "-", "Grpc": "--"}[protocol]
-                axis.plot(*zip(*points), style, marker="s" if kind == "jpeg" else "o", color=colour, label=way, markersize=4)
+                axis.plot(
+                    *zip(*points), style, marker="s" if kind == "jpeg" else "o", color=colour, label=way, markersize=4
+                )
         axis.set_xscale("log", base=2)
         axis.set_yscale("log" if name == "mean" else "linear")
         axis.set_xticks(five_way.BATCHES, [str(rows) for rows in five_way.BATCHES])
         axis.set_xlabel("images in a request, one request after the other")
-        axis.set_title(f"images/s, {'CLIP ViT-B/32' if name == 'clip' else 'a model of almost no cost'}", fontsize=9, loc="left")
+        axis.set_title(
+            f"images/s, {'CLIP ViT-B/32' if name == 'clip' else 'a model of almost no cost'}", fontsize=9, loc="left"
+        )
         axis.set_ylim(bottom=None if name == "mean" else 0)
     axes[0][-1].legend(fontsize=7, frameon=False)
     figure.tight_layout()

@@ -5,13 +5,12 @@ import json
 import os
 import time
 
-import numpy as np
-
 import exchange
 import figures
 import materials
-import servers
-from measure import Pace, measure
+import numpy as np
+import recipes
+from measure import Pace
 from servers import Server, Setting
 
 BATCHES = (1, 4, 8, 16, 32)
@@ -27,7 +26,7 @@ def run(context, folders):
     setting = Setting("tensor", threads=1, max_batch=max(BATCHES))
     found = {}
     cells = {batch: f"serialisation/{batch}" for batch in BATCHES}
-    with context.running(Server(servers.FLOTILLA, model, setting, context.tools), cells.values()) as server:
+    with context.running(Server(recipes.FLOTILLA, model, setting, context.tools), cells.values()) as server:
         for batch, cell in cells.items() if server else []:
             if not context.wants(cell):
                 continue
@@ -39,11 +38,11 @@ def run(context, folders):
 def client(batch):
     values = np.random.default_rng(batch).standard_normal((batch, 3, 224, 224), np.float32)
     shape = list(values.shape)
-    write_json = lambda: exchange.v2_json("input", "FP32", shape, values.ravel().tolist())  # noqa: E731
-    write_binary = lambda: exchange.v2_binary("input", "FP32", shape, values.tobytes())[0]  # noqa: E731
+    write_json = lambda: exchange.v2_json("input", "FP32", shape, values.ravel().tolist())
+    write_binary = lambda: exchange.v2_binary("input", "FP32", shape, values.tobytes())[0]
     as_json, as_binary = write_json(), write_binary()
     length = len(as_binary) - values.nbytes
-    read_json = lambda: np.array(json.loads(as_json)["inputs"][0]["data"], np.float32).reshape(shape)  # noqa: E731
+    read_json = lambda: np.array(json.loads(as_json)["inputs"][0]["data"], np.float32).reshape(shape)
 
     def read_binary():
         head = json.loads(as_binary[:length])
@@ -77,7 +76,10 @@ class Json:
         return getattr(self.server, name)
 
     def exchange(self, _protocol, model):
-        bodies = [exchange.v2_json("input", "FP32", list(one.values.shape), one.values.ravel().tolist()) for one in model.made[:1]]
+        bodies = [
+            exchange.v2_json("input", "FP32", list(one.values.shape), one.values.ravel().tolist())
+            for one in model.made[:1]
+        ]
         headers = {"Content-Type": "application/json"}
         return exchange.Exchange("/v2/models/model/infer", bodies, {"Json": "/outputs/0/data"}, headers)
 
@@ -86,19 +88,30 @@ def reading(context, server, model):
     """Milliseconds of processor time that a request costs the server in all, with the mean of its values."""
     costs = []
     for asked in (Json(server), server):
-        run = measure(asked, "Http1", Pace(1), SHARE * context.seconds, 0.5, context.tools, materials=model)
-        if run.errors or not run.answered:
-            context.problem(f"serialisation: {run.errors or 'nothing was answered'}")
+        seconds = SHARE * context.seconds
+        run = context.measured("serialisation", asked, "Http1", Pace(1), seconds, seconds / 4, materials=model)
+        if run is None:
             return {"server": (None, None)}
         costs.append(1e3 * run.cpu_seconds / run.answered)
     return {"server": tuple(costs)}
 
 
 def tables(context):
-    found = getattr(context, "serialisation", {})
+    found = context.serialisation
     if not found:
         return {}
-    head = ["images", "JSON, kB", "binary, kB", "write: JSON, ms", "binary, ms", "JSON slower by", "read: JSON, ms", "binary, ms", "Flotilla: JSON, CPU ms", "binary, CPU ms"]
+    head = [
+        "images",
+        "JSON, kB",
+        "binary, kB",
+        "write: JSON, ms",
+        "binary, ms",
+        "JSON slower by",
+        "read: JSON, ms",
+        "binary, ms",
+        "Flotilla: JSON, CPU ms",
+        "binary, CPU ms",
+    ]
     rows = []
     for batch, values in found.items():
         slower = values["write"][0] / values["write"][1]

@@ -1,10 +1,11 @@
 """The parts of the harness that measure nothing."""
 
-import pytest
-
 import accounting
 import exchange
 import figures
+import pairs
+import pytest
+import sections
 
 
 def test_a_ratio_compares_within_pairs_and_has_an_interval():
@@ -28,7 +29,15 @@ def test_a_quantile_is_a_value_that_was_measured():
 
 @pytest.mark.parametrize(
     ("value", "text"),
-    [(None, "-"), (0, "0"), (12345.6, "12,346"), (99.96, "100.0"), (12.34, "12.3"), (1.236, "1.24"), (0.01234, "0.0123")],
+    [
+        (None, "-"),
+        (0, "0"),
+        (12345.6, "12,346"),
+        (99.96, "100.0"),
+        (12.34, "12.3"),
+        (1.236, "1.24"),
+        (0.01234, "0.0123"),
+    ],
 )
 def test_numbers_have_three_digits(value, text):
     assert figures.number(value) == text
@@ -68,3 +77,22 @@ def test_v2_bodies_are_as_the_protocol_says():
     assert body[length:] == bytes(8)
     assert b'"binary_data_size": 8' in body[:length] and b'"binary_data_output": true' in body[:length]
     assert exchange.bytes_tensor([b"abc", b""]) == b"\x03\x00\x00\x00abc\x00\x00\x00\x00"
+
+
+def context(*only):
+    return pairs.Context(tools=None, only=list(only), pairs=3, seconds=1, warm_up=1, folder=None)
+
+
+def test_a_pattern_stands_for_a_cell_and_for_what_begins_with_it():
+    assert context().wants("clip/jpeg/FastAPI/HTTP/8"), "without a pattern all are wanted"
+    some = context("clip/jpeg", "identity/*/HTTP/most/32")
+    assert some.wants("clip/jpeg/FastAPI/HTTP/8") and some.wants("identity/mosec/HTTP/most/32")
+    assert not some.wants("clip/tensor/FastAPI/HTTP/8") and not some.wants("identity/mosec/HTTP/most/1")
+
+
+def test_names_of_cells_are_unique_and_each_essential_pattern_has_some():
+    names = sections.cells()
+    assert len(names) == len(set(names))
+    for pattern in sections.ESSENTIAL:
+        assert any(context(pattern).wants(name) for name in names), pattern
+    assert {name.split("/")[0] for name in names} == set(sections.SECTIONS)

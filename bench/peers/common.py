@@ -52,7 +52,9 @@ class Model:
 
     def all_rows(self, bodies):
         """The rows of several requests; images are decoded side by side, which Pillow and NumPy allow."""
-        rows = list(self.decoders.map(self.rows, bodies) if KIND == "jpeg" and len(bodies) > 1 else map(self.rows, bodies))
+        rows = list(
+            self.decoders.map(self.rows, bodies) if KIND == "jpeg" and len(bodies) > 1 else map(self.rows, bodies)
+        )
         return rows[0] if len(rows) == 1 else np.concatenate(rows)
 
     def run(self, rows):

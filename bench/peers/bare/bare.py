@@ -15,7 +15,7 @@ import cv2
 import numpy as np
 
 sys.path.insert(0, __file__.rsplit("/", 2)[0])
-import common  # noqa: E402
+import common
 
 OPENCV = os.environ.get("BENCH_DECODER") == "opencv"
 

@@ -7,7 +7,7 @@ import sys
 import bentoml
 
 sys.path.insert(0, __file__.rsplit("/", 2)[0])
-import common  # noqa: E402
+import common
 
 service = bentoml.service(
     name="model",

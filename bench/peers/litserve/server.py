@@ -8,7 +8,7 @@ import sys
 import litserve
 
 sys.path.insert(0, __file__.rsplit("/", 2)[0])
-import common  # noqa: E402
+import common
 
 # How long it waits for more requests, where it forms batches at all.
 WAIT_SECONDS = float(os.environ.get("BENCH_WAIT_SECONDS", 0.005))
@@ -43,4 +43,11 @@ class Batched(Api):
 if __name__ == "__main__":
     api = Batched(max_batch_size=common.MAX_BATCH, batch_timeout=WAIT_SECONDS) if common.MAX_BATCH > 1 else Api()
     server = litserve.LitServer(api, accelerator="cpu", workers_per_device=1, fast_queue=True, timeout=120)
-    server.run(host="127.0.0.1", port=common.PORT, num_api_servers=1, generate_client_file=False, log_level="warning", access_log=False)
+    server.run(
+        host="127.0.0.1",
+        port=common.PORT,
+        num_api_servers=1,
+        generate_client_file=False,
+        log_level="warning",
+        access_log=False,
+    )

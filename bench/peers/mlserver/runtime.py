@@ -20,7 +20,11 @@ class Runtime(MLModel):
     async def predict(self, payload):
         (values,) = payload.inputs
         if common.KIND == "jpeg":
-            bodies = Base64Codec.decode_input(values) if values.parameters and values.parameters.content_type == "base64" else list(values.data)
+            bodies = (
+                Base64Codec.decode_input(values)
+                if values.parameters and values.parameters.content_type == "base64"
+                else list(values.data)
+            )
             rows = await asyncio.get_running_loop().run_in_executor(self.pool, self.model.all_rows, bodies)
         else:
             rows = NumpyCodec.decode_input(values)

@@ -8,7 +8,7 @@ import numpy as np
 from mosec import Server, Worker
 
 sys.path.insert(0, __file__.rsplit("/", 2)[0])
-import common  # noqa: E402
+import common
 
 # Milliseconds that it waits for more requests, where it forms batches at all; 1 is the least.
 WAIT = int(os.environ.get("BENCH_WAIT_MILLISECONDS", 5))
@@ -43,5 +43,7 @@ if __name__ == "__main__":
     server = Server()
     if common.KIND == "jpeg":
         server.append_worker(Decode, num=os.cpu_count())
-    server.append_worker(Infer, num=1, max_batch_size=common.MAX_BATCH, max_wait_time=WAIT if common.MAX_BATCH > 1 else 0)
+    server.append_worker(
+        Infer, num=1, max_batch_size=common.MAX_BATCH, max_wait_time=WAIT if common.MAX_BATCH > 1 else 0
+    )
     server.run()

@@ -9,7 +9,7 @@ from pytriton.model_config import DynamicBatcher, ModelConfig, Tensor
 from pytriton.triton import Triton, TritonConfig
 
 sys.path.insert(0, __file__.rsplit("/", 2)[0])
-import common  # noqa: E402
+import common
 
 model = common.Model()
 IMAGES = common.KIND == "jpeg"
@@ -34,7 +34,11 @@ if __name__ == "__main__":
         triton.bind(
             model_name="model",
             infer_func=infer,
-            inputs=[Tensor(name="input", dtype=bytes if IMAGES else np.float32, shape=(1,) if IMAGES else tuple(model.shape))],
+            inputs=[
+                Tensor(
+                    name="input", dtype=bytes if IMAGES else np.float32, shape=(1,) if IMAGES else tuple(model.shape)
+                )
+            ],
             outputs=[Tensor(name="output", dtype=np.float32, shape=tuple(output))],
             config=ModelConfig(max_batch_size=common.MAX_BATCH, batcher=DynamicBatcher(max_queue_delay_microseconds=0)),
             strict=False,

@@ -6,9 +6,8 @@ import sys
 
 # Python in the backend's process starts isolated.
 sys.path[:0] = os.environ["BENCH_PATH"].split(":")
-import triton_python_backend_utils as pb_utils  # noqa: E402
-
-import common  # noqa: E402
+import common
+import triton_python_backend_utils as pb_utils
 
 
 class TritonPythonModel:

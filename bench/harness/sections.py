@@ -1,0 +1,36 @@
+"""What there is to measure, by name."""
+
+import clip
+import five_way
+import identity
+import recipes
+import serialisation
+
+SECTIONS = {"identity": identity, "clip": clip, "serialisation": serialisation, "five-way": five_way}
+# What there is time for where there is little: every peer, over HTTP with images and at all rates, and Triton over gRPC.
+ESSENTIAL = [
+    "identity/*/HTTP/paced/*",
+    "identity/*/HTTP/most/32",
+    "identity/Triton/gRPC/*",
+    "clip/jpeg/*/HTTP/8",
+    "clip/jpeg/bare*/none/8",
+    "clip/tensor/Triton/gRPC/8",
+    "serialisation",
+    "five-way/mean",
+]
+
+
+def cells():
+    """The names of all cells."""
+    names = [cell for peer in recipes.ALL for cell in identity.cells(peer)]
+    for kind in clip.KINDS:
+        for bare in ["bare", "bare-opencv"] if kind == "jpeg" else ["bare"]:
+            names += list(clip.names(kind, bare, ["none"]).values())[:2]
+        for peer in recipes.ALL:
+            names += clip.names(kind, peer.name, identity.protocols(peer)).values()
+    names += [f"serialisation/{batch}" for batch in serialisation.BATCHES]
+    return names + [cell for model in five_way.MODELS for cell in five_way.cells(model)]
+
+
+def wanted(context, section):
+    return any(context.wants(cell) for cell in cells() if cell.split("/")[0] == section)
