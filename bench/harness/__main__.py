@@ -50,11 +50,20 @@ def main():
     parser.add_argument("--seconds", type=float, default=6, help="of each measurement (default 6)")
     parser.add_argument("--warm-up", type=float, default=1, help="seconds before each (default 1)")
     parser.add_argument("--docs", action="store_true", help="put the tables and pictures into docs/, too")
+    parser.add_argument(
+        "--with",
+        dest="earlier",
+        type=pathlib.Path,
+        metavar="FOLDER",
+        help="an earlier run's results, for the cells that this one lacks",
+    )
     parser.add_argument("--list", action="store_true", help="print the names of all cells, and measure nothing")
     arguments = parser.parse_args()
     if arguments.list:
         print("\n".join(cells()))
         return 0
+    if arguments.earlier and not (arguments.earlier / "others.json").exists():
+        parser.error(f"{arguments.earlier} holds no results of an earlier run")
     if arguments.quick and arguments.docs:
         parser.error("what --quick measures means nothing, so --docs does not go with it")
     if arguments.quick:
@@ -80,7 +89,7 @@ def main():
             if wanted(context, name):
                 section.run(context, models)
     finally:
-        written = finish(context, arguments.docs)
+        written = finish(context, arguments.docs, arguments.earlier)
     for file in written:
         print(file)
     if context.problems:
@@ -89,8 +98,10 @@ def main():
     return 0
 
 
-def finish(context, docs):
+def finish(context, docs, earlier):
     """Writes what was measured, however far it came."""
+    if earlier:
+        context.add(earlier)
     written = [context.save()]
     tables = {name: text for section in SECTIONS.values() for name, text in section.tables(context).items()}
     page = context.folder / "tables.md"

@@ -24,32 +24,43 @@ def names(kind, peer, protocols):
     return {(protocol, count): f"clip/{kind}/{peer}/{protocol}/{count}" for protocol in protocols for count in AT_ONCE}
 
 
+def bare(kind):
+    """Sessions without a server, with what decodes."""
+    return {"bare": "pillow", "bare-opencv": "opencv"} if kind == "jpeg" else {"bare": "pillow"}
+
+
+def cells(kind):
+    """By name of the server, then by protocol and concurrency. A session alone has no queue: at 32 it would do what it does at 8."""
+    found = {
+        name: {key: cell for key, cell in names(kind, name, ["none"]).items() if key[1] <= MAX_BATCH}
+        for name in bare(kind)
+    }
+    return found | {
+        peer.name: names(kind, peer.name, ["HTTP", "gRPC"] if peer.grpc else ["HTTP"]) for peer in recipes.ALL
+    }
+
+
 def section(context, clip, kind):
     setting = Setting(kind, threads=os.cpu_count(), max_batch=MAX_BATCH)
-    bare = [("bare", "pillow")] + ([("bare-opencv", "opencv")] if kind == "jpeg" else [])
-    others = [
-        (Bare(name, clip, setting, context.tools, decoder), names(kind, name, ["none"])) for name, decoder in bare
-    ]
-    for peer in recipes.ALL:
-        server = Server(peer, clip, setting, context.tools)
-        others.append((server, names(kind, peer.name, ["HTTP", "gRPC"] if peer.grpc else ["HTTP"])))
+    others = [Bare(name, clip, setting, context.tools, decoder) for name, decoder in bare(kind).items()]
+    others += [Server(peer, clip, setting, context.tools) for peer in recipes.ALL]
+    wanted = cells(kind)
     ours = Server(recipes.FLOTILLA, clip, setting, context.tools)
-    with context.running(ours, [cell for _, cells in others for cell in cells.values()]) as ours:
-        for server, cells in others if ours else []:
-            with context.running(server, cells.values()) as other:
-                for (protocol, count), cell in cells.items() if other else []:
-                    # A session alone has no queue: at 32 it would execute the same batches as at 8.
-                    if protocol != "none" or count <= MAX_BATCH:
-                        context.pair_up(
-                            cell, ours, other, "Grpc" if protocol == "gRPC" else "Http1", Pace(count), context.seconds
-                        )
+    with context.running(ours, [cell for of_one in wanted.values() for cell in of_one.values()]) as ours:
+        for server in others if ours else []:
+            of_one = wanted[server.name]
+            with context.running(server, of_one.values()) as other:
+                for (protocol, count), cell in of_one.items() if other else []:
+                    spoken = "Grpc" if protocol == "gRPC" else "Http1"
+                    context.pair_up(cell, ours, other, spoken, Pace(count), context.seconds)
 
 
 def tables(context):
     found = {}
     for kind in KINDS:
         rows = []
-        for cell in context.cells(f"clip/{kind}"):
+        measured = context.cells(f"clip/{kind}")
+        for cell in [cell for of_one in cells(kind).values() for cell in of_one.values() if cell in measured]:
             _, _, name, protocol, count = cell.split("/")
             pairs = context.of(cell)
             rows.append(

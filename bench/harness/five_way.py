@@ -56,17 +56,22 @@ def one_model(context, model, setting):
                     )
                     if run is None:
                         continue
-                    context.five[model.name, way, column] = run
                     context.runs.append((f"{cell}/{column}", 0, "ours" if peer is recipes.FLOTILLA else "peer", run))
                     context.say(
                         f"{cell}, {column}: {figures.number(run.rate)} images/s, p50 {figures.number(run.p50)} ms"
                     )
 
 
+def measured(context):
+    """By model, way and column."""
+    names = [(name.split("/"), run) for name, _, _, run in context.runs if name.startswith("five-way/")]
+    return {tuple(parts[1:]): run for parts, run in names}
+
+
 def tables(context):
-    found = {}
+    found, runs = {}, measured(context)
     for name, what in MODELS.items():
-        get = lambda way, column: context.five.get((name, way, column))
+        get = lambda way, column: runs.get((name, way, column))
         ways = [way for way, *_ in WAYS if any(get(way, f"b{rows}") for rows in BATCHES)]
         if not ways:
             continue

@@ -22,14 +22,12 @@ KEPT_UP = 0.97
 
 def run(context, folders):
     model = materials.identity(folders["identity"])
-    # Peers form no batches: at this cost a batch is dearer than what it saves, and they have to wait for it.
     single = Setting("tensor", threads=1, max_batch=1, cores=SERVER_CORE)
     batched = Setting("tensor", threads=1, max_batch=8, cores=SERVER_CORE)
-    # Ours has no such mode; its batches form while the device is busy, and nothing waits. Neither does in Triton's.
     ours = Server(recipes.FLOTILLA, model, batched, context.tools)
-    with context.running(ours, [cell for peer in recipes.ALL for cell in cells(peer)]) as ours:
-        for peer in recipes.ALL if ours else []:
-            setting = batched if peer.name in ("Triton", "PyTriton") else single
+    with context.running(ours, [cell for peer in recipes.OF_NO_COST for cell in cells(peer)]) as ours:
+        for peer in recipes.OF_NO_COST if ours else []:
+            setting = batched if peer.name in recipes.BATCHED else single
             with context.running(Server(peer, model, setting, context.tools), cells(peer)) as other:
                 if other:
                     one_peer(context, ours, other)
@@ -64,7 +62,7 @@ def one_peer(context, ours, other):
 def tables(context):
     rows, most = [], []
     measured = [*context.cells("identity"), *context.left_out]
-    for cell in [cell for peer in recipes.ALL for cell in cells(peer) if cell in measured]:
+    for cell in [cell for peer in recipes.OF_NO_COST for cell in cells(peer) if cell in measured]:
         _, name, protocol, kind, count = cell.split("/")
         pairs = context.of(cell)
         if cell in context.left_out:

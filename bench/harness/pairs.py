@@ -4,6 +4,7 @@ import contextlib
 import csv
 import dataclasses
 import fnmatch
+import json
 import sys
 import time
 
@@ -32,9 +33,8 @@ class Context:
     problems: list = dataclasses.field(default_factory=list)
     # Cells for which a server is too slow, with the reason.
     left_out: dict = dataclasses.field(default_factory=dict)
-    # What the sections without pairs found.
+    # Of the section that compares no servers, by the number of images.
     serialisation: dict = dataclasses.field(default_factory=dict)
-    five: dict = dataclasses.field(default_factory=dict)
 
     def say(self, text):
         print(f"[{time.monotonic() - self.started:5.0f}s] {text}", file=sys.stderr, flush=True)
@@ -116,14 +116,41 @@ class Context:
         loads, day = [run.load_average for run in runs], time.strftime("%d %B %Y", time.gmtime(runs[0].at)).lstrip("0")
         idle = max(run.idle_cpu_seconds / run.seconds for run in runs)
         seconds = figures.quantile(sorted(run.seconds for run in runs), 0.5)
-        taken = "single runs" if section.startswith("five-way") else f"{self.pairs} pairs"
+        counts = [len(self.of(cell)) for cell in self.cells(section)] if not section.startswith("five-way") else []
+        pairs = f"{min(counts)} to {max(counts)}" if len(set(counts)) > 1 else f"{max(counts, default=0)}"
+        taken = f"{pairs} pairs" if counts else "single runs"
         return (
             f"\n{day}, {taken} of {figures.number(seconds)} s each; the load average was {min(loads):.1f} to {max(loads):.1f}"
             f"{f', and the other server of a pair ran up to {100 * idle:.1f} % of a core' if idle else ''}.\n"
         )
 
+    def add(self, folder):
+        """Puts an earlier run's measurements before this one's; a cell that was measured again is what it is now."""
+        here = {cell for cell, _, _, _ in self.runs} | self.left_out.keys()
+        types = {field.name: field.type for field in dataclasses.fields(Run)}
+        with (folder / "runs.csv").open(newline="") as lines:
+            earlier = [
+                (
+                    row["cell"],
+                    int(row["pair"]),
+                    row["which"],
+                    Run(**{name: kind(row[name]) for name, kind in types.items()}),
+                )
+                for row in csv.DictReader(lines)
+                if row["cell"] not in here
+            ]
+        self.runs = earlier + self.runs
+        others, measured = json.loads((folder / "others.json").read_text()), {cell for cell, _, _, _ in self.runs}
+        left_out = {cell: reason for cell, reason in others["leftOut"].items() if cell not in measured}
+        self.left_out = left_out | self.left_out
+        self.serialisation = {
+            int(batch): found for batch, found in others["serialisation"].items()
+        } | self.serialisation
+
     def save(self):
-        """All measurements, as CSV."""
+        """All measurements, as CSV, and beside it what is not a measurement of a server."""
+        others = {"leftOut": self.left_out, "serialisation": self.serialisation}
+        (self.folder / "others.json").write_text(json.dumps(others, indent=1))
         file = self.folder / "runs.csv"
         fields = [field.name for field in dataclasses.fields(Run)]
         with file.open("w", newline="") as out:

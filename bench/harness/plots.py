@@ -71,7 +71,7 @@ def costs(context):
 
 def study(context):
     """The study's picture: images a second by the request's size, for each way in."""
-    found = context.five
+    found = five_way.measured(context)
     models = [name for name in five_way.MODELS if any(key[0] == name for key in found)]
     if not models:
         return None

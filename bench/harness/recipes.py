@@ -1,5 +1,6 @@
 """How each server is started: a function gives the command and the variables, from the server and the Python of its environment."""
 
+import dataclasses
 import json
 import pathlib
 import shutil
@@ -36,7 +37,9 @@ def script(server, python):
 
 def mosec(server, python):
     command = [python, str(PEERS / "mosec" / "server.py"), "--address", "127.0.0.1", "--port", str(server.http)]
-    return [*command, "--timeout", "60000", "--log-level", "error", "--max-request-size", str(64 << 20)], {}
+    # The least that it can wait is right for a model of no cost.
+    variables = {"BENCH_WAIT_MILLISECONDS": "1" if server.materials.name == "identity" else "5"}
+    return [*command, "--timeout", "60000", "--log-level", "error", "--max-request-size", str(64 << 20)], variables
 
 
 def mlserver(server, python):
@@ -126,3 +129,6 @@ ALL = [
     Peer("PyTriton", script, exchange.triton, "/v2/models/model/ready", grpc=True, environment="triton"),
     Peer("BentoML", bentoml, exchange.bentoml, "/readyz"),
 ]
+# With a model of no cost most are cheapest without batches. mosec is not where there are many requests, but waits for them.
+OF_NO_COST = [*ALL, dataclasses.replace(ALL[2], name="mosec-batched", environment="mosec")]
+BATCHED = {"Flotilla", "Triton", "PyTriton", "mosec-batched"}

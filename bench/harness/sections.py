@@ -22,12 +22,8 @@ ESSENTIAL = [
 
 def cells():
     """The names of all cells."""
-    names = [cell for peer in recipes.ALL for cell in identity.cells(peer)]
-    for kind in clip.KINDS:
-        for bare in ["bare", "bare-opencv"] if kind == "jpeg" else ["bare"]:
-            names += list(clip.names(kind, bare, ["none"]).values())[:2]
-        for peer in recipes.ALL:
-            names += clip.names(kind, peer.name, identity.protocols(peer)).values()
+    names = [cell for peer in recipes.OF_NO_COST for cell in identity.cells(peer)]
+    names += [cell for kind in clip.KINDS for of_one in clip.cells(kind).values() for cell in of_one.values()]
     names += [f"serialisation/{batch}" for batch in serialisation.BATCHES]
     return names + [cell for model in five_way.MODELS for cell in five_way.cells(model)]
 

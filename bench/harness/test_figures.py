@@ -1,8 +1,11 @@
 """The parts of the harness that measure nothing."""
 
+import dataclasses
+
 import accounting
 import exchange
 import figures
+import measure
 import pairs
 import pytest
 import sections
@@ -79,8 +82,8 @@ def test_v2_bodies_are_as_the_protocol_says():
     assert exchange.bytes_tensor([b"abc", b""]) == b"\x03\x00\x00\x00abc\x00\x00\x00\x00"
 
 
-def context(*only):
-    return pairs.Context(tools=None, only=list(only), pairs=3, seconds=1, warm_up=1, folder=None)
+def context(*only, folder=None):
+    return pairs.Context(tools=None, only=list(only), pairs=3, seconds=1, warm_up=1, folder=folder)
 
 
 def test_a_pattern_stands_for_a_cell_and_for_what_begins_with_it():
@@ -96,3 +99,24 @@ def test_names_of_cells_are_unique_and_each_essential_pattern_has_some():
     for pattern in sections.ESSENTIAL:
         assert any(context(pattern).wants(name) for name in names), pattern
     assert {name.split("/")[0] for name in names} == set(sections.SECTIONS)
+
+
+def test_an_earlier_run_is_added_and_a_cell_measured_again_is_what_it_is_now(tmp_path):
+    run = measure.Run("FastAPI", "HTTP", "8 at a time", answered=10, rows=10, seconds=2.0, cpu_seconds=0.5, errors="")
+    earlier = context(folder=tmp_path)
+    earlier.runs = [(cell, 0, which, run) for cell in ("clip/a", "clip/b") for which in ("ours", "peer")]
+    earlier.left_out = {"identity/x": "too slow"}
+    earlier.serialisation = {4: {"bytes": [1, 2]}}
+    earlier.save()
+    now = context(folder=tmp_path)
+    again = dataclasses.replace(run, answered=20)
+    now.runs = [("clip/b", 0, which, again) for which in ("ours", "peer")]
+    now.add(tmp_path)
+    assert now.cells("clip") == ["clip/a", "clip/b"]
+    assert now.of("clip/a") == [(run, run)] and now.of("clip/b") == [(again, again)]
+    assert now.left_out == earlier.left_out and now.serialisation == earlier.serialisation
+    now.save()
+    once = (tmp_path / "runs.csv").read_text()
+    now.add(tmp_path)
+    now.save()
+    assert (tmp_path / "runs.csv").read_text() == once
