@@ -5,6 +5,8 @@ import dataclasses
 import json
 import struct
 
+LENGTH = "Inference-Header-Content-Length"
+
 
 @dataclasses.dataclass
 class Exchange:
@@ -15,16 +17,13 @@ class Exchange:
     answer: object
     headers: dict = dataclasses.field(default_factory=dict)
     protocol: str = "Http1"
-    # How it travels, for the tables.
-    transport: str = ""
 
 
-def v2_binary(name, datatype, shape, data):
-    """A request of KServe v2 with binary data, and its headers."""
+def v2_binary(name, datatype, shape, data, width=0):
+    """A request of KServe v2 with binary data, and its headers; white space fills its JSON up to a width."""
     tensor = {"name": name, "shape": shape, "datatype": datatype, "parameters": {"binary_data_size": len(data)}}
-    header = json.dumps({"inputs": [tensor], "parameters": {"binary_data_output": True}}).encode()
-    headers = {"Content-Type": "application/octet-stream", "Inference-Header-Content-Length": str(len(header))}
-    return header + data, headers
+    header = json.dumps({"inputs": [tensor], "parameters": {"binary_data_output": True}}).ljust(width).encode()
+    return header + data, {"Content-Type": "application/octet-stream", LENGTH: str(len(header))}
 
 
 def v2_json(name, datatype, shape, data, parameters=None):
@@ -63,33 +62,19 @@ def v2(materials, kind, protocol, name, image_shape):
             tensors.append((name, "FP32", list(sample.values.shape), sample.values.tobytes()))
     if protocol == "Grpc":
         bodies = [v2_grpc(*tensor) for tensor in tensors]
-        return Exchange("/inference.GRPCInferenceService/ModelInfer", bodies, "Grpc", {}, "Grpc", "V2, raw contents")
-    written = [v2_binary(*tensor) for tensor in tensors]
-    if len({headers["Inference-Header-Content-Length"] for _, headers in written}) != 1:
-        # The length of an image is in the header; one header serves all bodies where each is as long.
-        longest = max(int(headers["Inference-Header-Content-Length"]) for _, headers in written)
-        written = [
-            (padded(body, int(headers["Inference-Header-Content-Length"]), longest), headers)
-            for body, headers in written
-        ]
-        written = [(body, {**headers, "Inference-Header-Content-Length": str(longest)}) for body, headers in written]
-    bodies, headers = [body for body, _ in written], written[0][1]
-    return Exchange("/v2/models/model/infer", bodies, "V2Binary", headers, transport="V2, binary data")
-
-
-def padded(body, length, longest):
-    """White space after the JSON."""
-    return body[:length] + b" " * (longest - length) + body[length:]
+        return Exchange("/inference.GRPCInferenceService/ModelInfer", bodies, "Grpc", {}, "Grpc")
+    # An image's length is in its header; one length of header serves all bodies where the shorter ones are filled up.
+    width = max(int(v2_binary(*tensor)[1][LENGTH]) for tensor in tensors)
+    written = [v2_binary(*tensor, width) for tensor in tensors]
+    return Exchange("/v2/models/model/infer", [body for body, _ in written], "V2Binary", written[0][1])
 
 
 def flotilla(materials, kind, protocol):
     """An image over HTTP is the body; the rest is V2 in binary."""
     if kind == "jpeg" and protocol == "Http1" and all(len(sample.images) == 1 for sample in materials.samples(kind)):
         bodies = [sample.images[0] for sample in materials.samples(kind)]
-        headers = {"Inference-Header-Content-Length": "0"}
-        return Exchange(
-            "/v2/models/model/infer", bodies, "V2Binary", headers, transport="the image as the body, binary answer"
-        )
+        headers = {LENGTH: "0"}
+        return Exchange("/v2/models/model/infer", bodies, "V2Binary", headers)
     return v2(materials, kind, protocol, materials.input, [1])
 
 
@@ -103,24 +88,24 @@ def contents(materials, kind):
 
 def fastapi(materials, kind, _):
     """The body is the image or the values, and the answer is the values."""
-    return Exchange("/infer", contents(materials, kind), "Float32", transport="raw body, raw answer")
+    return Exchange("/infer", contents(materials, kind), "Float32")
 
 
 def mosec(materials, kind, _):
-    return Exchange("/inference", contents(materials, kind), "Float32", transport="raw body, raw answer")
+    return Exchange("/inference", contents(materials, kind), "Float32")
 
 
 def bentoml(materials, kind, _):
     bodies = [json.dumps({"data": [base64.b64encode(part).decode()]}).encode() for part in contents(materials, kind)]
     headers = {"Content-Type": "application/json"}
-    return Exchange("/infer", bodies, {"Json": ""}, headers, transport="base64 in JSON, JSON answer")
+    return Exchange("/infer", bodies, {"Json": ""}, headers)
 
 
 def litserve(materials, kind, _):
     data = contents(materials, kind)
     bodies = [json.dumps({"data": base64.b64encode(part).decode()}).encode() for part in data]
     headers = {"Content-Type": "application/json"}
-    return Exchange("/predict", bodies, {"Json": "/output"}, headers, transport="base64 in JSON, JSON answer")
+    return Exchange("/predict", bodies, {"Json": "/output"}, headers)
 
 
 def mlserver(materials, kind, protocol):
@@ -135,7 +120,7 @@ def mlserver(materials, kind, protocol):
         else:
             bodies.append(v2_json("input", "FP32", list(sample.values.shape), sample.values.ravel().tolist()))
     headers = {"Content-Type": "application/json"}
-    return Exchange("/v2/models/model/infer", bodies, {"Json": "/outputs/0/data"}, headers, transport="V2 in JSON")
+    return Exchange("/v2/models/model/infer", bodies, {"Json": "/outputs/0/data"}, headers)
 
 
 def json_images(materials, _kind, _protocol):
@@ -145,4 +130,4 @@ def json_images(materials, _kind, _protocol):
         for sample in materials.samples("jpeg")
     ]
     headers = {"Content-Type": "application/json"}
-    return Exchange("/infer-json", bodies, {"Json": "/embeddings"}, headers, transport="base64 in JSON")
+    return Exchange("/infer-json", bodies, {"Json": "/embeddings"}, headers)

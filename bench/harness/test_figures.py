@@ -1,6 +1,8 @@
 """The parts of the harness that measure nothing."""
 
 import dataclasses
+import json
+import types
 
 import accounting
 import exchange
@@ -80,6 +82,16 @@ def test_v2_bodies_are_as_the_protocol_says():
     assert body[length:] == bytes(8)
     assert b'"binary_data_size": 8' in body[:length] and b'"binary_data_output": true' in body[:length]
     assert exchange.bytes_tensor([b"abc", b""]) == b"\x03\x00\x00\x00abc\x00\x00\x00\x00"
+
+
+def test_bodies_of_different_sizes_share_one_header():
+    samples = [types.SimpleNamespace(images=[b"x" * size]) for size in (9, 10, 12345)]
+    asked = exchange.v2(types.SimpleNamespace(samples=lambda kind: samples), "jpeg", "Http1", "input", [1, 1])
+    length = int(asked.headers["Inference-Header-Content-Length"])
+    for body, sample in zip(asked.bodies, samples):
+        (tensor,) = json.loads(body[:length])["inputs"]
+        assert tensor["shape"] == [1, 1] and tensor["parameters"]["binary_data_size"] == len(body) - length
+        assert body[length:] == exchange.bytes_tensor(sample.images)
 
 
 def context(*only, folder=None):
