@@ -1,10 +1,13 @@
 """The tables as pictures, for the pages: SVG, the same bytes for the same values."""
 
+import fnmatch
+
 import matplotlib
 
 matplotlib.use("svg")
 import five_way
 import matplotlib.pyplot as plt
+from matplotlib import ticker
 from pairs import ratio_of
 
 matplotlib.rcParams.update(
@@ -16,7 +19,7 @@ matplotlib.rcParams.update(
         "axes.spines.right": False,
     }
 )
-OURS, PEERS, THREAD = "#0b6e4f", "#9aa5b1", "#d1495b"
+OURS, PEERS, FASTAPI = "#0b6e4f", "#9aa5b1", "#d1495b"
 
 
 def draw(context, folder):
@@ -36,23 +39,16 @@ def draw(context, folder):
 
 def costs(context):
     """Each peer's processor time as a multiple of ours, with its interval: CLIP of JPEG at 8, and a request without a model."""
-    panels = [
-        (
-            "CLIP ViT-B/32, JPEG, 8 at a time\nCPU per image, times Flotilla's",
-            lambda cell: cell.startswith("clip/jpeg/") and cell.endswith("/8"),
-        ),
-        (
-            "A model of no cost, 500 requests/s\nCPU per request, times Flotilla's",
-            lambda cell: cell.startswith("identity/") and cell.endswith("/paced/500"),
-        ),
-    ]
-    sections = [
-        [cell for cell in context.cells("clip") + context.cells("identity") if wanted(cell)] for _, wanted in panels
-    ]
-    if not any(sections):
+    wanted = {
+        "CLIP ViT-B/32, JPEG, 8 at a time\nCPU per image, times Flotilla's": "clip/jpeg/*/8",
+        "A model of no cost, 500 requests/s\nCPU per request, times Flotilla's": "identity/*/paced/500",
+    }
+    measured = context.cells("clip") + context.cells("identity")
+    panels = {title: found for title, pattern in wanted.items() if (found := fnmatch.filter(measured, pattern))}
+    if not panels:
         return None
-    figure, axes = plt.subplots(1, len(panels), figsize=(9, 3.4))
-    for axis, (title, _), cells in zip(axes, panels, sections):
+    figure, axes = plt.subplots(1, len(panels), figsize=(4.5 * len(panels), 3.4), squeeze=False)
+    for axis, (title, cells) in zip(axes[0], panels.items()):
         labels = []
         for place, cell in enumerate(cells):
             parts = cell.split("/")
@@ -84,19 +80,24 @@ def study(context):
                 if (name, way, f"b{rows}") in found
             ]
             if points:
-                colour = {"Flotilla": OURS, "FastAPI": THREAD}.get(peer.name, PEERS)
+                colour = {"Flotilla": OURS, "FastAPI": FASTAPI}.get(peer.name, PEERS)
                 style = {"Http1": "-", "Grpc": "--"}[protocol]
                 axis.plot(
                     *zip(*points), style, marker="s" if kind == "jpeg" else "o", color=colour, label=way, markersize=4
                 )
         axis.set_xscale("log", base=2)
-        axis.set_yscale("log" if name == "mean" else "linear")
+        if name == "mean":
+            axis.set_yscale("log")
+            axis.yaxis.set_major_locator(ticker.LogLocator(subs=(1, 2, 5)))
+            axis.yaxis.set_major_formatter("{x:g}")
+            axis.yaxis.set_minor_locator(ticker.NullLocator())
+        else:
+            axis.set_ylim(bottom=0)
         axis.set_xticks(five_way.BATCHES, [str(rows) for rows in five_way.BATCHES])
         axis.set_xlabel("images in a request, one request after the other")
         axis.set_title(
             f"images/s, {'CLIP ViT-B/32' if name == 'clip' else 'a model of almost no cost'}", fontsize=9, loc="left"
         )
-        axis.set_ylim(bottom=None if name == "mean" else 0)
     axes[0][-1].legend(fontsize=7, frameon=False)
     figure.tight_layout()
     return figure

@@ -131,19 +131,20 @@ class Server:
 
 def stop(process):
     """Asks a process and what it started to end, then ends what is left."""
-    left = accounting.tree(process.pid) | {process.pid}
+    left = accounting.tree(process.pid)
     if process.poll() is None:
         process.terminate()
         try:
             process.wait(STOP_SECONDS)
         except subprocess.TimeoutExpired:
-            pass
-    for pid in left | accounting.tree(process.pid):
+            process.kill()
+    process.wait()
+    # Its own number may be another process's by now; its session's is not while anyone is in it.
+    for pid in (left | accounting.tree(process.pid)) - {process.pid}:
         try:
             os.kill(pid, signal.SIGKILL)
         except ProcessLookupError:
             continue
-    process.wait()
 
 
 def free_ports(count):

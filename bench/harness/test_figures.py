@@ -2,6 +2,9 @@
 
 import dataclasses
 import json
+import pathlib
+import subprocess
+import sys
 import types
 
 import accounting
@@ -11,6 +14,7 @@ import measure
 import pairs
 import pytest
 import sections
+import servers
 
 
 def test_a_ratio_compares_within_pairs_and_has_an_interval():
@@ -74,6 +78,25 @@ def test_processor_time_counts_threads_and_processes_that_ended_meanwhile():
     assert accounting.spent(before, started) == pytest.approx(0.5021 + 0.2531)
     with pytest.raises(accounting.Vanished, match="11"):
         accounting.spent(before, {10: quiet[10]})
+
+
+def test_a_server_is_ended_with_what_it_started():
+    # The child has a session of its own, and does not listen when it is asked to end.
+    child = "import os, signal, time; os.setsid(); signal.signal(signal.SIGTERM, signal.SIG_IGN); print(os.getpid(), flush=True); time.sleep(600)"
+    parent = f"import subprocess, sys; subprocess.run([sys.executable, '-c', {child!r}])"
+    process = subprocess.Popen(
+        [sys.executable, "-c", parent], stdout=subprocess.PIPE, text=True, start_new_session=True
+    )
+    pid = int(process.stdout.readline())
+    assert accounting.tree(process.pid) == {process.pid, pid}
+    assert accounting.snapshot(process.pid).keys() == {process.pid, pid}
+    servers.stop(process)
+    assert process.poll() is not None and accounting.tree(process.pid) == set()
+    assert (
+        not (pathlib.Path("/proc") / str(pid)).exists()
+        or pathlib.Path(f"/proc/{pid}/stat").read_text().split()[2] == "Z"
+    )
+    servers.stop(process)  # again: there is nothing to end
 
 
 def test_v2_bodies_are_as_the_protocol_says():
