@@ -5,6 +5,7 @@ import csv
 import dataclasses
 import fnmatch
 import json
+import os
 import sys
 import time
 
@@ -13,6 +14,8 @@ from accounting import Vanished
 from measure import Run, measure
 from servers import Failed
 
+# More of this for each core is other programs': what is measured here is about one and a half.
+CROWDED = 3
 # The generator's core and the server's, where both are pinned.
 SERVER_CORE, CLIENT_CORE = (0,), (1,)
 
@@ -121,6 +124,7 @@ class Context:
         taken = f"{pairs} pairs" if counts else "single runs"
         return (
             f"\n{day}, {taken} of {figures.number(seconds)} s each; the load average was {min(loads):.1f} to {max(loads):.1f}"
+            f"{' (other programs had most of the cores)' if min(loads) > CROWDED * os.cpu_count() else ''}"
             f"{f', and the other server of a pair ran up to {100 * idle:.1f} % of a core' if idle else ''}.\n"
         )
 
