@@ -19,6 +19,9 @@ use crate::scaling::{Decision, Inputs, Reason};
 
 const LIMIT: Duration = Duration::from_secs(30);
 
+/// What a trigger says.
+type Metadata = &'static [(&'static str, &'static str)];
+
 /// Decisions by namespace and service; whether they are the leader's.
 struct Fake {
     leads: bool,
@@ -113,9 +116,10 @@ async fn ask(
 
 #[tokio::test]
 async fn keda_gets_the_replicas_that_the_law_wants_and_what_was_measured() {
+    type Case = (Metadata, &'static str, f64, f64, i64);
     let leader = Leader::start(3).await;
     let mut client = client(leader.address);
-    let cases: [(&[(&str, &str)], &str, f64, f64, i64); 4] = [
+    let cases: [Case; 4] = [
         (&[("service", "photos")], "flotilla-desired-replicas", 1.0, 3.0, 3),
         (&[("service", "photos"), ("metric", "queueTime")], "flotilla-queue-time-milliseconds", 20.0, 12.0, 12),
         (
@@ -151,8 +155,8 @@ async fn keda_gets_the_replicas_that_the_law_wants_and_what_was_measured() {
 
 #[tokio::test]
 async fn what_is_not_known_is_an_error_and_never_a_number() {
-    type Change = fn(&mut Fake);
-    let cases: [(&str, &[(&str, &str)], Change, Code, &str); 7] = [
+    type Case = (&'static str, Metadata, fn(&mut Fake), Code, &'static str);
+    let cases: [Case; 7] = [
         ("no such service", &[("service", "other")], |_| {}, Code::Unavailable, "nothing was decided yet"),
         ("not the leader", &[("service", "photos")], |fake| fake.leads = false, Code::Unavailable, "does not lead"),
         (

@@ -122,6 +122,13 @@ async fn keda_moves_the_replicas_to_where_the_law_wants_them() -> Outcome {
         })
         .await?;
         row("the first order", first);
+        until("the needed replicas answer", REACTION, async || {
+            let ready = workspace.services().get("scaled").await?.status.unwrap_or_default().ready_replicas;
+            Ok(if ready >= NEEDED { Look::Break(()) } else { Look::Continue(format!("{ready}")) })
+        })
+        .await?;
+        row("3 replicas answer", load.started.elapsed());
+        // The backlog of the first seconds may cost one more for a time.
         until_ordered(workspace, "scaled", "the number settles at what is needed", NEEDED).await?;
         row("settled at 3", load.started.elapsed());
         // Who wrote it: the autoscaler, through /scale. Flotilla only followed.
