@@ -83,6 +83,19 @@ struct Ceiling {
     seen: Monotonic,
 }
 
+impl CapacitySource {
+    /// The name in JSON.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::BatchLine => "BatchLine",
+            Self::Saturation => "Saturation",
+            Self::SingleBatchSize => "SingleBatchSize",
+            Self::Observed => "Observed",
+            Self::Unknown => "Unknown",
+        }
+    }
+}
+
 impl BatchLine {
     /// Images per second with every batch full.
     pub fn full_speed(self, max_batch_size: u32) -> f64 {

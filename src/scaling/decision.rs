@@ -4,6 +4,7 @@ use std::fmt;
 use std::time::Duration;
 
 use super::capacity::{BatchLine, CapacitySource};
+use super::terms::Terms;
 
 /// How many replicas the fleet should have now.
 #[derive(Debug, Clone, PartialEq)]
@@ -80,6 +81,8 @@ pub struct Inputs {
     pub trend_per_second: f64,
     /// Images per second that one replica takes within the target.
     pub capacity_per_replica: Option<f64>,
+    /// Images per second that one replica completes with every batch full.
+    pub full_speed_per_replica: Option<f64>,
     /// Where the capacity comes from.
     pub capacity_source: CapacitySource,
     /// Execution time by batch size, as fitted for the largest class of replicas.
@@ -103,17 +106,47 @@ pub struct Inputs {
     /// How long requests wait for each second of execution, at the median replica; more than a half where batches are
     /// full.
     pub wait_to_execution: Option<f64>,
-    /// What the demand and its trend ask for.
-    pub wanted_for_demand: Option<u32>,
-    /// What works the queue off in time.
-    pub wanted_for_backlog: Option<u32>,
     /// For how long a peak is remembered.
     pub remembered: Duration,
     /// What the measurements ask for, before bounds, windows and limits; absent when they don't say.
     pub wanted: Option<u32>,
+    /// The names of the slow ones.
+    pub slow_replicas: Vec<String>,
+    /// How long a start takes: the p90 of the measured ones, or what is assumed until there is one.
+    pub startup: Duration,
+    /// What each part of the law asked for, and what held it.
+    pub terms: Terms,
 }
 
 impl Reason {
+    /// Every reason, in the order of the documentation.
+    pub const ALL: [Self; 24] = [
+        Self::OnTarget,
+        Self::AtMinimum,
+        Self::DemandAboveCapacity,
+        Self::DemandRising,
+        Self::Backlog,
+        Self::QueueGrowing,
+        Self::SlowReplica,
+        Self::DemandBelowCapacity,
+        Self::BelowMinimum,
+        Self::AboveMaximum,
+        Self::AtMaximum,
+        Self::ScaleDownWindow,
+        Self::RecurringPeaks,
+        Self::RollingOut,
+        Self::StartingCapacity,
+        Self::TargetBelowBatchFloor,
+        Self::NoReadyReplicas,
+        Self::NoData,
+        Self::StaleMetrics,
+        Self::PartialMetrics,
+        Self::CapacityUnavailable,
+        Self::ReplicasFailing,
+        Self::LoadImbalance,
+        Self::UnknownCapacity,
+    ];
+
     /// The name in conditions and metrics.
     pub const fn as_str(self) -> &'static str {
         match self {

@@ -70,7 +70,7 @@ impl Fresh<'_> {
         let measurement = self.measurement;
         !measurement.tainted
             && measurement.pending_images > batch
-            && self.excess_wait.is_some_and(|wait| wait > target * 3 / 2)
+            && self.excess_wait.is_some_and(|wait| wait > moderate_wait(target))
     }
 
     pub(super) fn is_calm(&self, target: Duration, batch: f64) -> bool {
@@ -78,6 +78,11 @@ impl Fresh<'_> {
         let waits = self.excess_wait.map_or(measurement.completed_per_second > 0.0, |wait| wait > target / 2);
         !waits && measurement.pending_images <= batch && measurement.rejected_per_second <= 0.0
     }
+}
+
+/// The wait beyond which a queue may be growing.
+pub(super) fn moderate_wait(target: Duration) -> Duration {
+    target * 3 / 2
 }
 
 /// The wait less the batching delay that the server imposes on purpose, where the server's figure includes it.

@@ -30,7 +30,9 @@
 //! *No data is a value.* With no measurement, only old ones, or more than half of them missing, the number is held.
 //! With some missing it may rise (the missing are assumed average) but not fall. The user's bounds always hold.
 
+mod base;
 mod capacity;
+mod changes;
 mod decision;
 mod demand;
 mod fresh;
@@ -41,6 +43,7 @@ mod policy;
 mod stabilize;
 mod standing;
 mod state;
+mod terms;
 mod view;
 mod wish;
 
@@ -52,6 +55,7 @@ mod tests;
 use std::time::Duration;
 
 pub use capacity::{BatchLine, CapacitySource};
+pub use changes::{Changes, Fewer, More};
 pub use decision::{Decision, Inputs, Reason};
 pub use observation::{
     BatchDelta, Measurement, MissingReason, Monotonic, Observation, QueueTime, Replica, ReplicaSample, Starting,
@@ -59,10 +63,12 @@ pub use observation::{
 pub use policy::{Policy, PolicyError, PolicySettings, fresh_for};
 pub use standing::{Standing, standings};
 pub use state::State;
+pub use terms::{Hold, Term, Terms};
 
+use base::Wish;
 use stabilize::{LastDecrease, LastIncrease};
 use view::View;
-use wish::{Wish, wish};
+use wish::wish;
 
 /// A pause between two calls after which the window starts anew.
 const LONGEST_GAP: Duration = Duration::from_secs(30);
@@ -89,6 +95,8 @@ pub fn decide(policy: &Policy, state: State, observation: &Observation, now: Mon
     state.window.note(wish.later.max(wish.now), now, window, gap);
     state.peaks.note(wish.lasting, now, window * hold::LONGEST, gap);
 
+    inputs.terms.limit(policy, &state, &view, observation, now);
+
     let (replicas, reason) = if wish.now > current {
         increase(policy, &mut state, &view, &wish, current, now)
     } else {
@@ -103,6 +111,8 @@ pub fn decide(policy: &Policy, state: State, observation: &Observation, now: Mon
         _ => reason,
     };
     inputs.remembered = state.hold.length(settings.stabilization_window);
+    inputs.terms.fewer_in =
+        (replicas > settings.min_replicas).then(|| terms::soonest_decrease(&state, policy, replicas, now));
     (Decision { replicas, reason, inputs }, state)
 }
 

@@ -64,6 +64,13 @@ impl Window {
         let young = self.peaks.iter().find(|(at, _)| now.since(*at) <= length);
         young.or(self.peaks.back()).map(|(_, peak)| *peak)
     }
+
+    /// How long until a peak of the last `length` is below `replicas`, if nothing asks for so many any more.
+    pub(super) fn falls_below(&self, replicas: u32, now: Monotonic, least: Duration, length: Duration) -> Duration {
+        let full = self.since.map_or(least, |since| (since + least).since(now));
+        let newest = self.peaks.iter().rev().find(|(_, peak)| *peak >= replicas);
+        newest.map_or(Duration::ZERO, |(at, _)| (*at + length).since(now)).max(full)
+    }
 }
 
 impl LastIncrease {
@@ -163,6 +170,16 @@ mod tests {
         let peak = |length| window.peak(at(200), LENGTH, length);
         assert_eq!([LENGTH, LENGTH * 2, LENGTH * 3, LENGTH * 4].map(peak), [Some(2), Some(3), Some(6), Some(9)]);
         assert_eq!(window.peak(at(200), LENGTH * 4, LENGTH), None);
+    }
+
+    #[test]
+    fn the_time_until_a_peak_has_passed_is_known() {
+        let mut window = Window::default();
+        for (second, wanted) in [(0, 4), (20, 3), (40, 2)] {
+            window.note(wanted, at(second), LENGTH, GAP);
+        }
+        let seconds = |replicas| window.falls_below(replicas, at(40), LENGTH, LENGTH).as_secs();
+        assert_eq!([5, 4, 3, 2].map(seconds), [20, 20, 40, 60], "until a full window was seen, and the peak is old");
     }
 
     #[test]

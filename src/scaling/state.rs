@@ -17,6 +17,8 @@ use super::whole;
 
 /// Classes whose speed is remembered; a rollout makes a new one.
 const MOST_CLASSES: usize = 8;
+/// Rounds in a row with most queues above the target that make a growing queue.
+pub(super) const PRESSED_ROUNDS: u32 = 2;
 /// Part of an old version's speed that a new one is assumed to have until it is measured.
 const NEW_CLASS_SPEED: f64 = 0.8;
 
@@ -83,13 +85,15 @@ impl State {
             slow: view.slow,
             wait_to_execution: view.wait_to_execution(),
             trend_per_second: self.demand.trend(),
+            slow_replicas: view.fresh.iter().filter(|fresh| fresh.is_slow).map(|fresh| fresh.name.to_owned()).collect(),
+            startup: view.startup,
             ..Inputs::default()
         }
     }
 
     /// Whether the queue has been above the target for two rounds.
     pub(super) fn is_growing(&self) -> bool {
-        self.pressed_rounds >= 2
+        self.pressed_rounds >= PRESSED_ROUNDS
     }
 
     /// What one replica can take: the mean over the measured ones, each by its class.

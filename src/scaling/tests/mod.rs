@@ -1,7 +1,9 @@
 //! Stories with literal times: what is seen, and what is to be decided.
 
+mod explained;
 mod properties;
 mod simulation;
+mod thresholds;
 
 use std::time::Duration;
 

@@ -189,7 +189,7 @@ proptest! {
     fn what_is_left_is_never_less_than_what_is_needed(rounds in prop::collection::vec(round(), 1..20)) {
         for (round, (decision, _)) in rounds.iter().zip(tell(&policy(1, 12), &rounds)) {
             let inputs = &decision.inputs;
-            let needed = inputs.wanted_for_demand.max(inputs.wanted_for_backlog);
+            let needed = inputs.terms.expected.max(inputs.terms.backlog);
             if decision.replicas < round.extra_ordered.clamp(1, 12) {
                 prop_assert!(needed.is_none_or(|needed| decision.replicas >= needed.min(12)), "{:?}", decision);
             }
