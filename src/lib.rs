@@ -8,6 +8,7 @@
 pub mod api;
 pub mod cli;
 pub mod controller;
+pub mod explain;
 pub mod operator;
 pub mod placement;
 pub mod resources;

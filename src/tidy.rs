@@ -36,7 +36,8 @@ fn imports_flow_one_way() {
         ("src/scrape", &["scaling", "scrape"]),
         ("src/scaler", &["scaling", "scaler"]),
         ("src/simulate", &["scaling", "scrape", "simulate"]),
-        ("src/cli", &["scaling", "simulate", "cli"]),
+        ("src/explain", &["scaling", "explain"]),
+        ("src/cli", &["api", "explain", "scaling", "simulate", "cli", "fixtures"]),
         ("src/telemetry", &["telemetry"]),
     ];
     for (folder, allowed) in layers {
@@ -129,6 +130,21 @@ fn the_generated_crd_is_up_to_date() {
     let generated = serde_saphyr::to_string(&crate::api::InferenceService::crd()).unwrap();
     let committed = fs::read_to_string(path).unwrap();
     assert!(committed.ends_with(&generated), "crds/ is out of date: run make generate");
+}
+
+/// Each word that the status, an Event or a metric may have as the reason of a decision is explained, once.
+#[test]
+fn every_reason_is_documented_once() {
+    let page = include_str!("../docs/scaling.md");
+    let (_, table) = page.split_once("## Reasons").unwrap();
+    let (table, _) = table.split_once("\n## ").unwrap();
+    let rows = table.lines().filter_map(|line| line.strip_prefix("| ")?.split_once(" | "));
+    let mut documented: Vec<&str> = rows.map(|(reason, _)| reason).filter(|reason| *reason != "reason").collect();
+    documented.retain(|reason| !reason.starts_with("---"));
+    let mut reasons = crate::scaling::Reason::ALL.map(crate::scaling::Reason::as_str);
+    documented.sort_unstable();
+    reasons.sort_unstable();
+    assert_eq!(documented, reasons);
 }
 
 #[test]

@@ -14,9 +14,10 @@ use super::error::Error;
 use super::index::{Index, ObjectKey, ServiceName};
 use super::lease::Fence;
 use crate::api::InferenceServiceStatus;
+use crate::explain::Records;
 use crate::placement::Snapshot;
 use crate::resources::Environment;
-use crate::scaling::{self, Decision, Monotonic};
+use crate::scaling::{self, Monotonic};
 use crate::scrape::{Clock, Collector};
 use crate::service::Defaults;
 use crate::telemetry::metrics::ControllerMetrics;
@@ -41,6 +42,8 @@ pub struct Context {
     pub autoscalers: Arc<Index<HorizontalPodAutoscaler>>,
     /// Reads the servers' metrics.
     pub collector: Arc<Collector>,
+    /// The last decisions, for whoever asks why.
+    pub records: Arc<Records>,
     /// Publishes Events.
     pub recorder: Recorder,
     /// Counts and times.
@@ -78,8 +81,6 @@ pub struct Memory {
     pub scaling: scaling::State,
     /// The newest measurement that a decision rested on, and when that was decided.
     pub news: Option<(Monotonic, Monotonic)>,
-    /// What the law decided last, whoever acts on it.
-    pub decided: Option<Decided>,
     /// The status written last, with the resource version that the object had then.
     pub status: Option<(String, InferenceServiceStatus)>,
     /// When measured values were published last.
@@ -92,23 +93,7 @@ pub struct Memory {
     pub failures: u32,
 }
 
-/// What the law decided, and when.
-#[derive(Clone, Debug)]
-pub struct Decided {
-    /// The decision.
-    pub decision: Decision,
-    /// The target that it was made for.
-    pub target_queue_time: Duration,
-    /// When.
-    pub at: Instant,
-}
-
 impl Context {
-    /// What the law decided last for a service; none before its first visit.
-    pub fn last_decision(&self, service: &ServiceName) -> Option<Decided> {
-        self.memories().values().find(|memory| memory.service.as_ref() == Some(service))?.decided.clone()
-    }
-
     /// Now, on the clock of the scaling law.
     pub fn now(&self) -> Monotonic {
         self.clock.now()

@@ -8,7 +8,7 @@ use kube::ResourceExt as _;
 use kube::core::error_boundary::DeserializeGuard;
 use kube::runtime::controller::Action;
 
-use super::context::{Context, Decided};
+use super::context::Context;
 use super::converge::{self, Work};
 use super::error::Error;
 use super::index::ServiceName;
@@ -18,9 +18,10 @@ use super::rollout::RolloutPlan;
 use super::status::{self, Findings, Stop};
 use crate::api::InferenceService;
 use crate::api::scaling::ScalingMode;
+use crate::explain::Record;
 use crate::placement;
 use crate::resources::{self, RolloutShape};
-use crate::scaling::{self, Decision, Monotonic, Policy, PolicySettings};
+use crate::scaling::{self, Decision, Monotonic, Observation, Policy, PolicySettings};
 use crate::scrape::ServiceKey;
 use crate::service::{ValidatedService, validate};
 use crate::telemetry::metrics::ControllerMetrics;
@@ -96,7 +97,7 @@ async fn visit(object: &Guarded, ctx: &Context) -> Result<Action, Error> {
     let observed = observe::observe(ctx, &validated); // caches only
     let measured = observe::measure(ctx, &validated, &observed); // caches only
     let placement = placement::place(&observed.snapshot, &validated); // pure
-    let decision = decide(ctx, &validated, &measured); // pure
+    let decision = decide(ctx, &validated, &measured.observation, observed.rival.as_deref()); // pure
     // In mode External the law is asked too, for whoever acts on it, and acts on nothing itself.
     let decision = decision.filter(|_| validated.scaling.mode == ScalingMode::QueueTime);
     let mut work =
@@ -169,6 +170,7 @@ fn next_visit(settled: bool, busy_since: &mut Option<Instant>, now: Instant) -> 
 /// A service that can't be acted on: says why and waits for a change of it.
 async fn reject(ctx: &Context, service: &InferenceService, reason: &str, message: String) -> Result<Action, Error> {
     let stop = Stop { reason: reason.to_owned(), message, permanent: true };
+    ctx.records.forget(&service.namespace().unwrap_or_default(), &service.name_any());
     let previous = previous_status(ctx, service);
     let new = status::rejected(&previous, service.metadata.generation.unwrap_or_default(), &stop, Timestamp::now());
     publish(ctx, service, &previous, new).await?;
@@ -177,6 +179,7 @@ async fn reject(ctx: &Context, service: &InferenceService, reason: &str, message
 
 /// Forgets a service that is gone: its state, and whom to scrape for it.
 pub fn forget(ctx: &Context, service: &ServiceName) {
+    ctx.records.forget(&service.namespace, &service.name);
     ctx.memories().retain(|uid, memory| {
         let gone = memory.service.as_ref() == Some(service);
         if gone {
@@ -202,23 +205,39 @@ fn template(ctx: &Context, service: &ValidatedService) -> Result<String, String>
     template
 }
 
-/// Asks the law, with its state from the last visit.
-fn decide(ctx: &Context, service: &ValidatedService, measured: &Measured) -> Option<Decision> {
+/// Asks the law, with its state from the last visit, and keeps what it said with what it saw.
+fn decide(
+    ctx: &Context,
+    service: &ValidatedService,
+    observation: &Observation,
+    rival: Option<&str>,
+) -> Option<Decision> {
     let policy = policy(ctx, service)?;
-    let mut memories = ctx.memories();
-    let memory = memories.entry(service.uid.clone()).or_default();
-    let state = std::mem::take(&mut memory.scaling);
     let now = ctx.now();
-    let (decision, state) = scaling::decide(&policy, state, &measured.observation, now);
-    memory.scaling = state;
-    if let Some(newest) = measured.observation.newest() {
-        note_lag(&ctx.metrics, &mut memory.news, newest, now);
-    }
-    memory.decided = Some(Decided {
+    let decision = {
+        let mut memories = ctx.memories();
+        let memory = memories.entry(service.uid.clone()).or_default();
+        let state = std::mem::take(&mut memory.scaling);
+        let (decision, state) = scaling::decide(&policy, state, observation, now);
+        memory.scaling = state;
+        if let Some(newest) = observation.newest() {
+            note_lag(&ctx.metrics, &mut memory.news, newest, now);
+        }
+        decision
+    };
+    let somebody_else = match service.scaling.mode {
+        ScalingMode::QueueTime => rival,
+        ScalingMode::External => Some("whoever writes spec.replicas (scaling.mode is External)"),
+    };
+    let record = Record {
+        policy,
         decision: decision.clone(),
-        target_queue_time: service.scaling.target_queue_time,
-        at: Instant::now(),
-    });
+        observation: observation.clone(),
+        now,
+        decided_at: Timestamp::now(),
+        conflict: somebody_else.map(str::to_owned),
+    };
+    ctx.records.put(&service.namespace, &service.name, record);
     Some(decision)
 }
 

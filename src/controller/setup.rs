@@ -25,6 +25,7 @@ use super::lease::Fence;
 use super::watch::{OwnedWatch, Watch};
 use super::{Scope, TRIGGER_QUEUE, trim};
 use crate::api::labels;
+use crate::explain::Records;
 use crate::resources::Environment;
 use crate::scrape::{Clock, Collector};
 use crate::service::Defaults;
@@ -46,6 +47,8 @@ pub struct Options {
     pub deletion_cost: bool,
     /// The clock that the collector and the scaling law share.
     pub clock: Clock,
+    /// Where decisions are kept for whoever asks why.
+    pub records: Arc<Records>,
 }
 
 /// Kinds of owned objects.
@@ -136,6 +139,7 @@ pub async fn start(
         nodes,
         autoscalers,
         collector,
+        records: options.records,
         metrics,
         fence,
         defaults: options.defaults,

@@ -17,6 +17,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::controller::lease::{Candidate, Fence};
 use crate::controller::setup::{self, Options};
+use crate::explain::{self, Records, ScalingMetrics};
 use crate::resources::Environment;
 use crate::scrape::{Clock, Collector, CollectorSettings, ScrapeMetrics};
 use crate::service::Defaults;
@@ -103,9 +104,12 @@ pub async fn run(args: Args) -> Result<(), Box<dyn std::error::Error + Send + Sy
     }
     let registry = Registry::new();
     let metrics = metrics::ControllerMetrics::register(&registry)?;
+    let records = Arc::new(Records::default());
+    ScalingMetrics::register(&registry, Arc::clone(&records))?;
     let shutdown = CancellationToken::new();
     let health = server::Health::default();
-    let serving = tokio::spawn(server::serve(args.http_address, registry.clone(), health.clone(), shutdown.clone()));
+    let routes = server::routes(registry.clone(), health.clone()).merge(explain::router(Arc::clone(&records)));
+    let serving = tokio::spawn(server::serve(args.http_address, routes, shutdown.clone()));
     tokio::spawn(cancel_on_signal(shutdown.clone())?);
     warn_if_unsupported(&client).await?;
     health.ready.store(true, Ordering::Release);
@@ -122,7 +126,9 @@ pub async fn run(args: Args) -> Result<(), Box<dyn std::error::Error + Send + Sy
         return Ok(());
     }
     metrics.leading.set(1);
-    let outcome = lead(client, &args, &registry, metrics, Arc::clone(&fence), &candidate, &shutdown).await;
+    records.lead();
+    let seen = Seen { registry: &registry, metrics, records };
+    let outcome = lead(client, &args, seen, Arc::clone(&fence), &candidate, &shutdown).await;
     shutdown.cancel();
     if args.leader_elect {
         candidate.release(&fence).await;
@@ -131,16 +137,23 @@ pub async fn run(args: Args) -> Result<(), Box<dyn std::error::Error + Send + Sy
     outcome
 }
 
+/// What others see of the leader.
+struct Seen<'a> {
+    registry: &'a Registry,
+    metrics: metrics::ControllerMetrics,
+    records: Arc<Records>,
+}
+
 /// Everything that only the leader does.
 async fn lead(
     client: Client,
     args: &Args,
-    registry: &Registry,
-    metrics: metrics::ControllerMetrics,
+    seen: Seen<'_>,
     fence: Arc<Fence>,
     candidate: &Candidate,
     shutdown: &CancellationToken,
 ) -> Result<(), Box<dyn std::error::Error + Send + Sync>> {
+    let Seen { registry, metrics, records } = seen;
     let scrape_interval = Duration::from_secs(args.scrape_interval_seconds);
     let clock = Clock::start();
     let collector =
@@ -163,6 +176,7 @@ async fn lead(
         scrape_interval,
         deletion_cost: args.pod_deletion_cost,
         clock,
+        records,
     };
     let (context, scopes) =
         setup::start(client, options, metrics, Arc::clone(&collector), Arc::clone(&fence), &mut tasks).await?;

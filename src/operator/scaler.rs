@@ -12,7 +12,6 @@ use tokio_util::sync::CancellationToken;
 
 use super::Args;
 use crate::controller::context::Context;
-use crate::controller::index::ServiceName;
 use crate::scaler::{self, Decisions, LastDecision, Scaler, ScalerMetrics};
 
 /// What the controller remembers, as the external scaler asks for it.
@@ -24,12 +23,11 @@ impl Decisions for Remembered {
     }
 
     fn last(&self, namespace: &str, service: &str) -> Option<LastDecision> {
-        let service = ServiceName { namespace: namespace.to_owned(), name: service.to_owned() };
-        let decided = self.0.last_decision(&service)?;
+        let record = self.0.records.get(namespace, service)?;
         Some(LastDecision {
-            decision: decided.decision,
-            target_queue_time: decided.target_queue_time,
-            age: decided.at.elapsed(),
+            decision: record.decision.clone(),
+            target_queue_time: record.policy.settings().target_queue_time,
+            age: self.0.now().since(record.now),
         })
     }
 }

@@ -24,23 +24,22 @@ struct Shared {
     registry: Registry,
 }
 
+/// The paths that every operator serves.
+pub fn routes(registry: Registry, health: Health) -> Router {
+    Router::new()
+        .route("/livez", get(|| async { "ok" }))
+        .route("/readyz", get(ready))
+        .route("/metrics", get(metrics))
+        .with_state(Shared { health, registry })
+}
+
 /// Serves until `shutdown`.
 ///
 /// # Errors
 /// The address can't be bound.
-pub async fn serve(
-    address: SocketAddr,
-    registry: Registry,
-    health: Health,
-    shutdown: CancellationToken,
-) -> std::io::Result<()> {
-    let app = Router::new()
-        .route("/livez", get(|| async { "ok" }))
-        .route("/readyz", get(ready))
-        .route("/metrics", get(metrics))
-        .with_state(Shared { health, registry });
+pub async fn serve(address: SocketAddr, routes: Router, shutdown: CancellationToken) -> std::io::Result<()> {
     let listener = tokio::net::TcpListener::bind(address).await?;
-    axum::serve(listener, app).with_graceful_shutdown(shutdown.cancelled_owned()).await
+    axum::serve(listener, routes).with_graceful_shutdown(shutdown.cancelled_owned()).await
 }
 
 async fn ready(State(shared): State<Shared>) -> (StatusCode, &'static str) {
