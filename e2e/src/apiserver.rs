@@ -16,6 +16,7 @@ use serde_json::json;
 use tempfile::TempDir;
 use tokio::process::{Child, Command};
 
+use crate::program::compiled;
 use crate::{Look, Outcome, until};
 
 const START_LIMIT: Duration = Duration::from_mins(1);
@@ -215,7 +216,7 @@ impl ApiServer {
     /// # Errors
     /// It does not compile or start.
     pub async fn operator_with(&self, name: &str, arguments: &[&str]) -> Outcome<Operator> {
-        self.operator_of(&operator_program().await?, name, arguments).await
+        self.operator_of(&compiled("flotilla-operator").await?, name, arguments).await
     }
 
     /// Starts an operator and does not wait until it leads.
@@ -223,7 +224,7 @@ impl ApiServer {
     /// # Errors
     /// It does not compile or start.
     pub async fn standby(&self, name: &str) -> Outcome<Operator> {
-        self.spawn_operator(&operator_program().await?, name, &[])
+        self.spawn_operator(&compiled("flotilla-operator").await?, name, &[])
     }
 
     /// Starts an operator that was compiled elsewhere, with arguments.
@@ -245,6 +246,11 @@ impl ApiServer {
         let process = spawn(command, self.folder.path(), &format!("{name}.log"))?;
         let http = reqwest::Client::builder().no_proxy().timeout(Duration::from_secs(5)).build()?;
         Ok(Operator { process, address: format!("http://127.0.0.1:{port}"), http })
+    }
+
+    /// The kubeconfig that reaches it.
+    pub fn kubeconfig(&self) -> PathBuf {
+        self.folder.path().join("kubeconfig")
     }
 
     /// What an operator has written to its log.
@@ -324,25 +330,6 @@ impl Operator {
 async fn page(client: &Client, name: &str) -> Outcome<String> {
     let request = Request::new("").get(name, &GetParams::default()).map_err(|error| error.to_string())?;
     Ok(client.request_text(request).await?)
-}
-
-/// The operator, compiled from the sources that this program was compiled from.
-///
-/// # Errors
-/// It does not compile.
-pub async fn operator_program() -> Outcome<PathBuf> {
-    let test = std::env::current_exe()?;
-    let profile = test.ancestors().find(|folder| folder.ends_with("debug") || folder.ends_with("release"));
-    let profile = profile.ok_or("this test is not where cargo puts it")?;
-    let mut build = Command::new(std::env::var("CARGO").unwrap_or_else(|_| "cargo".to_owned()));
-    build.args(["build", "--quiet", "--package", "flotilla", "--bin", "flotilla-operator"]);
-    build.arg("--manifest-path").arg(Path::new(env!("CARGO_MANIFEST_DIR")).join("../Cargo.toml"));
-    build.arg("--target-dir").arg(profile.parent().ok_or("no target folder")?);
-    if profile.ends_with("release") {
-        build.arg("--release");
-    }
-    ensure!(build.status().await?.success(), "the operator does not compile");
-    Ok(profile.join("flotilla-operator"))
 }
 
 fn program(name: &str) -> Outcome<Command> {

@@ -1,5 +1,7 @@
 //! The verbs of `flotilla`, which is also the kubectl plugin: `kubectl flotilla VERB` runs `kubectl-flotilla VERB`.
 
+mod cluster;
+mod explain;
 mod jobs;
 mod load;
 mod output;
@@ -7,6 +9,8 @@ mod plot;
 mod scenario;
 mod simulate;
 mod sweep;
+mod top;
+mod words;
 
 use std::io::Write as _;
 use std::process::ExitCode;
@@ -27,6 +31,8 @@ enum Verb {
     Simulate(Box<simulate::Arguments>),
     /// Gives every other autoscaler its best target on every load, and writes the whole table.
     Sweep(Box<sweep::Arguments>),
+    Explain(Box<explain::Arguments>),
+    Top(Box<top::Arguments>),
 }
 
 /// Why a verb failed.
@@ -41,6 +47,9 @@ pub enum CliError {
     /// The numbers make no policy.
     #[error(transparent)]
     Policy(#[from] crate::scaling::PolicyError),
+    /// The cluster can't be reached, or does not have what was asked for.
+    #[error("{0}")]
+    Cluster(String),
     /// A file can't be written.
     #[error("{path}: can't be written: {message}")]
     Write {
@@ -60,6 +69,8 @@ pub fn main() -> ExitCode {
     let result = match Arguments::from_arg_matches(&matches).map(|arguments| arguments.verb) {
         Ok(Verb::Simulate(arguments)) => simulate::run(&arguments),
         Ok(Verb::Sweep(arguments)) => sweep::run(&arguments),
+        Ok(Verb::Explain(arguments)) => wait_for(explain::run(&arguments)),
+        Ok(Verb::Top(arguments)) => wait_for(top::run(&arguments)),
         Err(error) => error.exit(),
     };
     match result {
@@ -69,6 +80,12 @@ pub fn main() -> ExitCode {
             ExitCode::FAILURE
         }
     }
+}
+
+/// Runs a verb that talks to a cluster.
+fn wait_for(verb: impl Future<Output = Result<(), CliError>>) -> Result<(), CliError> {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+    runtime.map_err(|error| CliError::Cluster(format!("no network: {error}")))?.block_on(verb)
 }
 
 fn write_file(path: &std::path::Path, text: &str) -> Result<(), CliError> {
@@ -86,5 +103,23 @@ fn print(text: &str) -> Result<(), CliError> {
             Err(CliError::Write { path: "standard output".to_owned(), message: error.to_string() })
         }
         _ => Ok(()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_arguments_fit_each_other() {
+        Arguments::command().debug_assert();
+        let parse = |words: &[&str]| Arguments::try_parse_from(words).map(drop).map_err(|error| error.kind());
+        assert_eq!(parse(&["flotilla", "explain", "photos", "-n", "a", "-o", "json", "-w"]), Ok(()));
+        assert_eq!(parse(&["flotilla", "top", "-A", "--sort-by", "queue"]), Ok(()));
+        assert_eq!(parse(&["flotilla", "top", "pods", "photos"]), Ok(()));
+        for wrong in [&["flotilla", "top", "pods"][..], &["flotilla", "top", "-A", "-n", "a"], &["flotilla", "explain"]]
+        {
+            assert!(parse(wrong).is_err(), "{wrong:?}");
+        }
     }
 }

@@ -1,10 +1,56 @@
-//! What the runs showed, as a table for people and as JSON for programs.
+//! What is told: for people, and as JSON or YAML for programs; and the tables of the simulator's runs.
 
 use std::fmt::Write as _;
 
+use clap::{Args, ValueEnum};
+use serde::Serialize;
 use serde_json::{Value, json};
 
+use super::CliError;
 use crate::simulate::{Estimate, PolicyKind, RunReport, Scenario};
+
+/// How a verb that talks to a cluster tells what it found.
+#[derive(Clone, Copy, Debug, Args)]
+pub(super) struct FormatArguments {
+    /// How it is told
+    #[arg(long, short, value_enum, default_value = "text", value_name = "FORMAT")]
+    output: Format,
+    /// The same as -o json
+    #[arg(long, conflicts_with = "output")]
+    json: bool,
+}
+
+/// For whom.
+#[derive(Clone, Copy, Debug, Eq, PartialEq, ValueEnum)]
+pub(super) enum Format {
+    /// People.
+    Text,
+    /// Programs.
+    Json,
+    /// Both.
+    Yaml,
+}
+
+impl FormatArguments {
+    pub(super) fn format(self) -> Format {
+        if self.json { Format::Json } else { self.output }
+    }
+}
+
+impl Format {
+    /// As JSON or YAML: a document each time.
+    pub(super) fn write(self, value: &impl Serialize) -> Result<String, CliError> {
+        let text = match self {
+            Self::Yaml => {
+                serde_saphyr::to_string(value).map(|text| format!("---\n{text}")).map_err(|error| error.to_string())
+            }
+            Self::Json | Self::Text => {
+                serde_json::to_string_pretty(value).map(|text| text + "\n").map_err(|error| error.to_string())
+            }
+        };
+        text.map_err(|error| CliError::Cluster(format!("the answer can't be written: {error}")))
+    }
+}
 
 /// All runs of one policy.
 pub(super) struct Summary {

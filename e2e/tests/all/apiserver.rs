@@ -5,7 +5,7 @@ use std::time::Duration;
 use flotilla::api::{InferenceService, condition};
 use flotilla_e2e::apiserver::ApiServer;
 use flotilla_e2e::table::Table;
-use flotilla_e2e::{Look, Outcome, ensure, patched, timer, until};
+use flotilla_e2e::{Look, Outcome, ensure, patched, program, timer, until};
 use k8s_openapi::api::apps::v1::Deployment;
 use k8s_openapi::api::core::v1::Service;
 use kube::api::{ListParams, Patch, PatchParams, PostParams};
@@ -179,6 +179,36 @@ async fn reconciling_again_writes_nothing() -> Outcome {
     let _second = server.operator("second").await?;
     let after = self::quiet(&server, AT_REST).await?;
     ensure!(after == before, "a restarted operator wrote: before {before:?}, after {after:?}");
+    Ok(())
+}
+
+/// The command line against a real API server, where no operator's pod can be reached: the status tells, and why.
+#[tokio::test]
+async fn explain_and_top_say_why_the_operator_is_not_asked() -> Outcome {
+    let server = ApiServer::start().await?;
+    let services: Api<InferenceService> = Api::namespaced(server.client.clone(), "default");
+    let kubeconfig = server.kubeconfig().to_string_lossy().into_owned();
+    let run = async |arguments: &[&str]| {
+        let all: Vec<&str> = arguments.iter().copied().chain(["--kubeconfig", &kubeconfig]).collect();
+        program::flotilla(&all).await
+    };
+    let error = run(&["explain", "photos"]).await.err().map(|error| error.to_string()).unwrap_or_default();
+    ensure!(error.contains("there is no InferenceService photos in the namespace default"), "{error}");
+    create(&services, &timer("photos", &json!({}))).await?;
+    let text = run(&["explain", "photos"]).await?;
+    ensure!(text.contains("there is no Lease flotilla-operator in the namespace flotilla-system"), "{text}");
+
+    let _operator = server.operator("first").await?;
+    visited(&services, "photos").await?;
+    let told: Value = serde_json::from_str(&run(&["explain", "photos", "--json"]).await?)?;
+    // The Lease names the operator; a process beside the API server is no pod.
+    let fallback = told["fallback"].as_str().unwrap_or_default();
+    ensure!(fallback.contains("the operator first can't be asked"), "{told}");
+    ensure!(told["source"] == "Status" && told["status"]["desiredReplicas"] == 1, "{told}");
+    let table = run(&["top", "-A"]).await?;
+    let lines: Vec<&str> = table.lines().collect();
+    ensure!(lines.len() == 2 && lines[0].starts_with("NAMESPACE   NAME"), "{table}");
+    ensure!(lines[1].starts_with("default     photos"), "{table}");
     Ok(())
 }
 

@@ -4,8 +4,8 @@ use std::time::{Duration, Instant};
 
 use flotilla_e2e::load::{Arrivals, Connections, Load, Plan, Target};
 use flotilla_e2e::table::Table;
-use flotilla_e2e::{Look, Outcome, Workspace, ensure, throughout, timer, until, with_namespace};
-use serde_json::json;
+use flotilla_e2e::{Look, Outcome, Workspace, ensure, program, throughout, timer, until, with_namespace};
+use serde_json::{Value, json};
 
 const START: Duration = Duration::from_secs(90);
 /// The timer device: seconds for each image of a batch, and for the batch.
@@ -92,6 +92,7 @@ async fn replicas_follow_a_step_of_load_up_and_down() -> Outcome {
             Ok(if replicas == NEEDED { Ok(()) } else { Err(format!("{replicas} replicas")) })
         })
         .await?;
+        explained(workspace, "steps").await?;
         let steady = load.started.elapsed();
         let gone = Instant::now();
         let report = load.stop().await?;
@@ -116,6 +117,39 @@ async fn replicas_follow_a_step_of_load_up_and_down() -> Outcome {
         Ok(())
     })
     .await
+}
+
+/// What the command line tells of the last decision is what the status says, and fits itself.
+async fn explained(workspace: &Workspace, name: &str) -> Outcome {
+    // The status follows at most half a minute later, while only what was measured moves.
+    let (told, _) = until("explain tells what the status says", Duration::from_mins(1), async || {
+        let told = program::flotilla(&[
+            "explain",
+            name,
+            "-n",
+            &workspace.namespace,
+            "--context",
+            &workspace.cluster.context,
+            "-o",
+            "json",
+        ])
+        .await?;
+        let told: Value = serde_json::from_str(&told)?;
+        let (decision, status) = (&told["decision"], &told["status"]);
+        let agree = decision["replicas"] == status["desiredReplicas"] && decision["reason"] == status["reason"];
+        Ok(if agree { Look::Break(told) } else { Look::Continue(format!("{decision} {status} {}", told["fallback"])) })
+    })
+    .await?;
+    let decision = &told["decision"];
+    ensure!(told["source"] == "Operator", "the operator was not asked: {}", told["fallback"]);
+    ensure!(
+        decision["pods"].as_array().is_some_and(|pods| pods.len() >= usize::try_from(NEEDED).unwrap_or(0)),
+        "{told}"
+    );
+    let number = |path: &str| decision.pointer(path).and_then(Value::as_f64);
+    let (arrivals, above) = (number("/inputs/arrivals"), number("/changes/more/arrivalsAbove"));
+    ensure!(arrivals <= above && arrivals.is_some(), "no more are ordered at {arrivals:?}, told for above {above:?}");
+    Ok(())
 }
 
 fn seconds(time: Duration) -> String {
