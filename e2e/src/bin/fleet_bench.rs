@@ -94,7 +94,7 @@ async fn collect(args: Collect) -> Outcome {
 async fn measure(args: Measure) -> Outcome {
     let mut programs = args.operators;
     if programs.is_empty() {
-        programs.push(apiserver::operator_program().await?);
+        programs.push(flotilla_e2e::program::compiled("flotilla-operator").await?);
     }
     let name = |program: &PathBuf| program.file_name().unwrap_or_default().to_string_lossy().into_owned();
     let plan = Plan {
