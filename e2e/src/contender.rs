@@ -139,3 +139,41 @@ impl Contender {
         Ok(())
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use flotilla::api::InferenceService;
+    use flotilla::api::scaling::ScalingMode;
+
+    #[test]
+    fn both_get_the_same_servers_and_the_same_window() {
+        for device in [Device::Timer, Device::Processor] {
+            for (window, seconds) in [(Some(Duration::from_secs(30)), 30), (None, 300)] {
+                let of = |scaler| Contender { name: "one", scaler, device, replicas: (2, 6), window };
+                let (ours, theirs) = (of(Scaler::Flotilla), of(Scaler::Cpu { target: 70 }));
+                let read = |contender: &Contender| -> InferenceService {
+                    serde_json::from_value(contender.manifest()).unwrap()
+                };
+                let (flotilla, external) = (read(&ours).spec, read(&theirs).spec);
+                assert_eq!(flotilla.model, external.model);
+                assert_eq!(
+                    (flotilla.scaling.mode, external.scaling.mode),
+                    (ScalingMode::QueueTime, ScalingMode::External)
+                );
+                assert_eq!(
+                    (flotilla.scaling.min_replicas, flotilla.scaling.max_replicas, external.replicas),
+                    (2, 6, 2)
+                );
+                assert_eq!(flotilla.scaling.scale_down_stabilization_seconds, seconds);
+                if device == Device::Processor {
+                    assert_eq!(flotilla.runtime, external.runtime);
+                }
+                let autoscaler = theirs.horizontal_pod_autoscaler(70).unwrap().spec.unwrap();
+                assert_eq!((autoscaler.min_replicas, autoscaler.max_replicas), (Some(2), 6));
+                let down = autoscaler.behavior.and_then(|behavior| behavior.scale_down?.stabilization_window_seconds);
+                assert_eq!(down, window.map(|_| 30), "its own default is 300 s");
+            }
+        }
+    }
+}
