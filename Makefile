@@ -68,10 +68,10 @@ bench-fleet: ## 1,000 services of 10 replicas that a single process pretends to 
 	@e2e/private-network "$$CARGO_TARGET_DIR/release/fleet_bench" measure \
 	  --operator "$$CARGO_TARGET_DIR/release/flotilla-operator" $(ARGS)
 
-bench-hpa: ## The study's step 8 on the local cluster, with a CPU autoscaler and with Flotilla; 25 minutes
+bench-hpa: ## The study's step 8 on the local cluster, with a CPU autoscaler and with Flotilla
 	@e2e/bench study --svg docs/images/study-step-8.svg
 
-bench-steps: ## Twenty steps of load for Flotilla, five for a CPU autoscaler at the same time; 25 minutes
+bench-steps: ## Twenty steps of load for Flotilla, five for a CPU autoscaler at the same time
 	@e2e/bench steps
 
 # TRACES="a.csv b.csv" adds recorded loads to the generated ones.
