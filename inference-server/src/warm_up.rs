@@ -1,6 +1,8 @@
-//! The self-test before readiness: every size of a batch runs on every device, the outputs are numbers, and two runs agree.
+//! The self-test before readiness: sizes of a batch run on every device, the outputs are numbers, and two runs agree.
 //!
-//! The largest batch goes first, so that the device's memory grows once.
+//! The largest batch goes first, so that the device's memory grows once. Where each size has kernels of its own, each runs, and
+//! twice: the first run chooses or builds them. A processor has one kernel for all sizes; there the largest batch is run for
+//! its memory, and one row for its answer.
 
 use std::{
     sync::atomic::{AtomicBool, Ordering},
@@ -27,34 +29,36 @@ const FIX: &str =
 pub struct Warmed {
     /// The size.
     pub rows: usize,
-    /// The first run, in which memory grows and kernels are chosen.
-    pub first: Duration,
-    /// The second.
-    pub second: Duration,
+    /// Its runs.
+    pub took: Duration,
 }
 
-/// Runs each of `sizes` twice on each device.
+/// Runs each of `sizes` on each device: all twice, or the smallest alone where sizes have no kernels of their own.
 ///
 /// # Errors
 /// When a run fails, gives something that is no number, or gives two answers to one question; and when `stop` is true.
 pub fn warm_up(devices: &mut [Box<dyn Device>], sizes: &[usize], stop: &AtomicBool) -> Result<Vec<Warmed>, Failure> {
     let mut warmed = Vec::new();
     for device in devices {
+        let smallest = sizes.iter().min().filter(|_| !device.has_kernels_by_size());
         for rows in sizes {
-            warmed.push(run_twice(device.as_mut(), *rows, stop)?);
+            let is_repeated = smallest.is_none_or(|smallest| smallest == rows);
+            warmed.push(test(device.as_mut(), *rows, is_repeated, stop)?);
         }
     }
     Ok(warmed)
 }
 
-/// The sizes to run, largest first: the buckets, or every power of two up to `max_rows` and `max_rows` itself.
-pub fn sizes(max_rows: usize, buckets: &[usize], is_batched: bool) -> Vec<usize> {
+/// The sizes to run, largest first: the buckets; or `max_rows` and one row, with every power of two between them where `by_size`,
+/// which is where each size has kernels of its own.
+pub fn sizes(max_rows: usize, buckets: &[usize], is_batched: bool, by_size: bool) -> Vec<usize> {
     if !is_batched {
         return vec![1];
     }
     let mut sizes = buckets.to_vec();
     if sizes.is_empty() {
-        sizes = std::iter::successors(Some(1), |size| Some(size * 2)).take_while(|size| *size < max_rows).collect();
+        let last = if by_size { max_rows } else { max_rows.min(2) };
+        sizes = std::iter::successors(Some(1), |size| Some(size * 2)).take_while(|size| *size < last).collect();
         sizes.push(max_rows);
     }
     sizes.sort_unstable_by(|a, b| b.cmp(a));
@@ -62,21 +66,22 @@ pub fn sizes(max_rows: usize, buckets: &[usize], is_batched: bool) -> Vec<usize>
     sizes
 }
 
-/// Twice costs little, and shows a fault that only one size has.
-fn run_twice(device: &mut dyn Device, rows: usize, stop: &AtomicBool) -> Result<Warmed, Failure> {
+/// Runs a size, and once more to see whether the two answers agree.
+fn test(device: &mut dyn Device, rows: usize, is_repeated: bool, stop: &AtomicBool) -> Result<Warmed, Failure> {
     let failed = |message: String| Failure::new(Reason::WarmUpFailed, message, FIX);
     let inputs = sample(device.signature(), rows);
     let mut run = || {
         if stop.load(Ordering::Acquire) {
             return Err(failed("the server stops before the model was ready".to_owned()));
         }
-        let start = Instant::now();
         let executed =
             device.run(&inputs).map_err(|error| failed(format!("a batch of {rows} does not run: {error}")))?;
-        Ok((start.elapsed(), executed.outputs))
+        Ok(executed.outputs)
     };
-    let (first, expected) = run()?;
-    let (second, outputs) = run()?;
+    let start = Instant::now();
+    let expected = run()?;
+    let outputs = if is_repeated { run()? } else { expected.clone() };
+    let took = start.elapsed();
     for (spec, output) in device.signature().outputs.iter().zip(expected.iter().zip(&outputs)) {
         let (one, two) = output;
         if floats(one).chain(floats(two)).any(|value| !value.is_finite()) {
@@ -87,8 +92,8 @@ fn run_twice(device: &mut dyn Device, rows: usize, stop: &AtomicBool) -> Result<
             return Err(failed(format!("two runs of one batch of {rows} do not agree in the output '{}'", spec.name)));
         }
     }
-    tracing::debug!(rows, first = first.as_secs_f64(), second = second.as_secs_f64(), "warmed up");
-    Ok(Warmed { rows, first, second })
+    tracing::debug!(rows, seconds = took.as_secs_f64(), "warmed up");
+    Ok(Warmed { rows, took })
 }
 
 fn agree(first: &Tensor, second: &Tensor) -> bool {
@@ -109,13 +114,13 @@ mod tests {
         tensor::little_endian,
     };
 
-    /// Gives the next of some values at each run.
-    struct Scripted(Timer, Vec<f32>);
+    /// Gives the next of some values at each run; the third part says whether sizes have kernels of their own.
+    struct Scripted(Timer, Vec<f32>, bool);
 
     impl Scripted {
         fn of(values: &[f32]) -> Box<dyn Device> {
             let timer = Timer::new(Duration::ZERO, Duration::ZERO, &[1]);
-            Box::new(Self(timer, values.iter().rev().copied().collect()))
+            Box::new(Self(timer, values.iter().rev().copied().collect(), true))
         }
     }
 
@@ -126,6 +131,10 @@ mod tests {
 
         fn provider(&self) -> &'static str {
             "Scripted"
+        }
+
+        fn has_kernels_by_size(&self) -> bool {
+            self.2
         }
 
         fn run(&mut self, inputs: &[BatchInput]) -> Result<Executed, DeviceError> {
@@ -144,11 +153,16 @@ mod tests {
 
     #[test]
     fn every_power_of_two_and_the_largest_or_the_buckets() {
-        assert_eq!(sizes(1, &[], true), [1]);
-        assert_eq!(sizes(8, &[], true), [8, 4, 2, 1]);
-        assert_eq!(sizes(12, &[], true), [12, 8, 4, 2, 1]);
-        assert_eq!(sizes(12, &[4, 12], true), [12, 4]);
-        assert_eq!(sizes(12, &[4, 12], false), [1]);
+        assert_eq!(sizes(1, &[], true, true), [1]);
+        assert_eq!(sizes(8, &[], true, true), [8, 4, 2, 1]);
+        assert_eq!(sizes(12, &[], true, true), [12, 8, 4, 2, 1]);
+        assert_eq!(sizes(12, &[4, 12], true, true), [12, 4]);
+        assert_eq!(sizes(12, &[4, 12], false, true), [1]);
+        // One kernel for all sizes.
+        assert_eq!(sizes(1, &[], true, false), [1]);
+        assert_eq!(sizes(2, &[], true, false), [2, 1]);
+        assert_eq!(sizes(12, &[], true, false), [12, 1]);
+        assert_eq!(sizes(12, &[4, 8, 12], true, false), [12, 8, 4]);
     }
 
     #[test]
@@ -171,6 +185,18 @@ mod tests {
         assert_eq!(result(&mut [good(), good()], &[4, 2]), Ok(vec![4, 2, 4, 2]));
         let bad = Scripted::of(&[1.0, 1.0, 2.0, 3.0]);
         assert!(result(&mut [good(), bad], &[4, 2]).unwrap_err().contains("one batch of 2 do not agree"));
+    }
+
+    #[test]
+    fn where_one_kernel_serves_all_sizes_the_smallest_runs_twice() {
+        let timer = || Timer::new(Duration::ZERO, Duration::ZERO, &[1]);
+        let processor = |values: &[f32]| -> Box<dyn Device> { Box::new(Scripted(timer(), values.to_vec(), false)) };
+        // Values are given from the end.
+        assert_eq!(result(&mut [processor(&[3.0, 3.0, 2.0])], &[8, 1]), Ok(vec![8, 1]));
+        assert!(
+            result(&mut [processor(&[4.0, 3.0, 2.0])], &[8, 1]).unwrap_err().contains("one batch of 1 do not agree")
+        );
+        assert!(result(&mut [processor(&[1.0, 1.0, f32::NAN])], &[8, 1]).unwrap_err().contains("no numbers"));
     }
 
     #[test]

@@ -89,7 +89,7 @@ fn auto_says_why_it_took_the_processor_and_instances_are_alike() {
     assert_eq!(devices.len(), 2);
     assert!(devices.iter().all(|device| device.provider() == "Cpu"));
     let signature = devices[0].signature().clone();
-    let warmed = warm_up(&mut devices, &sizes(4, &[], signature.is_batched()), &AtomicBool::new(false)).unwrap();
+    let warmed = warm_up(&mut devices, &sizes(4, &[], signature.is_batched(), true), &AtomicBool::new(false)).unwrap();
     assert_eq!(warmed.iter().map(|size| size.rows).collect::<Vec<_>>(), [4, 2, 1, 4, 2, 1]);
     let inputs = probe::sample(&signature, 3);
     let answers: Vec<_> = devices.iter_mut().map(|device| device.run(&inputs).unwrap().outputs).collect();

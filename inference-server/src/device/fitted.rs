@@ -30,6 +30,10 @@ impl Device for Fitted {
         self.device.provider()
     }
 
+    fn has_kernels_by_size(&self) -> bool {
+        self.device.has_kernels_by_size()
+    }
+
     fn run(&mut self, inputs: &[BatchInput]) -> Result<Executed, DeviceError> {
         let rows = self.rows();
         let mut executed = if self.fit.inputs.iter().all(Option::is_none) {

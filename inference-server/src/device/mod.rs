@@ -40,6 +40,11 @@ pub trait Device: Send {
     /// The execution provider that really runs, as the info metric names it.
     fn provider(&self) -> &'static str;
 
+    /// Whether each size of a batch has kernels of its own, which are chosen or built when it first runs.
+    fn has_kernels_by_size(&self) -> bool {
+        true
+    }
+
     /// Executes one batch. The inputs are in the model's order.
     ///
     /// # Errors

@@ -78,6 +78,10 @@ impl Device for Timer {
         "Timer"
     }
 
+    fn has_kernels_by_size(&self) -> bool {
+        false
+    }
+
     fn run(&mut self, inputs: &[BatchInput]) -> Result<Executed, DeviceError> {
         let [input] = inputs else {
             return Err(DeviceError(format!("the timer takes one input, not {}", inputs.len())));

@@ -138,9 +138,10 @@ fn load_version(plan: &Plan<'_>, files: &ModelFiles, metrics: Arc<Metrics>) -> R
     let images = images(files.kind, settings, &signature)?;
     let samples = samples(&plan.wish.samples, &signature, order.found.folder.path())
         .map_err(|error| refused(order.name, &error))?;
-    let sizes = sizes(settings.max_batch_size, &settings.padding_buckets, signature.is_batched());
+    let by_size = first.has_kernels_by_size();
+    let sizes = sizes(settings.max_batch_size, &settings.padding_buckets, signature.is_batched(), by_size);
     for size in warm_up(&mut devices, &sizes, order.stop)? {
-        report.add(format!("warm_up_{}", size.rows), size.first + size.second);
+        report.add(format!("warm_up_{}", size.rows), size.took);
     }
     for device in &mut devices {
         run_samples(device.as_mut(), &samples, &mut report)?;

@@ -72,6 +72,10 @@ impl Device for Onnx {
         self.provider.as_str()
     }
 
+    fn has_kernels_by_size(&self) -> bool {
+        self.provider != Provider::Cpu
+    }
+
     fn run(&mut self, inputs: &[BatchInput]) -> Result<Executed, DeviceError> {
         let start = Instant::now();
         let rows = inputs.first().and_then(|input| input.shape.first()).copied();
