@@ -233,6 +233,14 @@ fn devices(plan: &Plan<'_>, files: &ModelFiles, sha256: &str) -> Result<Opened, 
             let field = "optimization.execution_accelerators";
             refused(order.name, &ConfigError::invalid(field, error.to_string()))
         })?;
+    for key in &accelerators.set_aside {
+        tracing::warn!(
+            model = order.name,
+            key,
+            cache = order.settings.cache.as_ref().map_or("none", |cache| cache.path.to_str().unwrap_or_default()),
+            "the accelerator's parameter has no effect here: TensorRT's engines are kept where cache.path says"
+        );
+    }
     open(&Opening {
         library: order.library,
         model: &files.file,

@@ -12,6 +12,8 @@ pub struct Accelerators {
     pub tensor_rt: Options,
     /// For CUDA.
     pub cuda: Options,
+    /// Keys about where TensorRT keeps what it builds. Models made for Triton have them; here that is the server's cache.
+    pub set_aside: Vec<String>,
 }
 
 /// What of the configuration can't be used.
@@ -108,16 +110,20 @@ pub const CUDA_KEYS: [&str; 15] = [
     "use_tf32",
 ];
 
+/// What a model asks for in vain and without harm: with `cache.path` the engines are kept, and without it nowhere.
+const SET_ASIDE: [&str; 5] = [
+    "trt_engine_cache_enable",
+    "trt_engine_cache_path",
+    "trt_engine_cache_prefix",
+    "trt_timing_cache_enable",
+    "trt_timing_cache_path",
+];
+
 /// Keys that are refused, with what to set instead.
-const RESERVED: [(&str, &str); 13] = [
+const RESERVED: [(&str, &str); 8] = [
     ("device_id", "the replica's GPU is the first that the container sees"),
     ("enable_cuda_graph", "the memory of a batch moves, which a recorded graph can't follow"),
     ("trt_cuda_graph_enable", "the memory of a batch moves, which a recorded graph can't follow"),
-    ("trt_engine_cache_enable", "set cache.path"),
-    ("trt_engine_cache_path", "set cache.path"),
-    ("trt_engine_cache_prefix", "set cache.path"),
-    ("trt_timing_cache_enable", "set cache.path"),
-    ("trt_timing_cache_path", "set cache.path"),
     ("trt_dump_ep_context_model", "set cache.path"),
     ("trt_ep_context_file_path", "set cache.path"),
     ("trt_extra_plugin_lib_paths", "a model may not name code to load"),
@@ -136,7 +142,13 @@ impl Accelerators {
         parameters: impl IntoIterator<Item = (&'a str, &'a str)>,
     ) -> Result<(), AcceleratorError> {
         match name {
-            TENSOR_RT => parameters.into_iter().try_for_each(|(key, value)| tensor_rt(&mut self.tensor_rt, key, value)),
+            TENSOR_RT => parameters.into_iter().try_for_each(|(key, value)| {
+                if SET_ASIDE.contains(&key) {
+                    self.set_aside.push(key.to_owned());
+                    return Ok(());
+                }
+                tensor_rt(&mut self.tensor_rt, key, value)
+            }),
             CUDA => parameters.into_iter().try_for_each(|(key, value)| cuda(&mut self.cuda, key, value)),
             other => Err(AcceleratorError::Unknown(other.to_owned())),
         }
@@ -176,6 +188,10 @@ fn tensor_rt(options: &mut Options, key: &str, value: &str) -> Result<(), Accele
             set("trt_bf16_enable", brain);
         }
         "max_workspace_size_bytes" => set("trt_max_workspace_size", number(TENSOR_RT, key, value)?),
+        "int8_calibration_table_name" => set("trt_int8_calibration_table_name", text(TENSOR_RT, key, value)?),
+        "int8_use_native_calibration_table" => {
+            set("trt_int8_use_native_calibration_table", number(TENSOR_RT, key, value)?);
+        }
         _ if TENSOR_RT_NUMBERS.contains(&key) => set(key, number(TENSOR_RT, key, value)?),
         _ if TENSOR_RT_TEXTS.contains(&key) => set(key, text(TENSOR_RT, key, value)?),
         _ => return refuse(TENSOR_RT, key),
@@ -240,12 +256,19 @@ mod tests {
 
     #[test]
     fn triton_s_own_names_become_the_library_s() {
-        let parameters =
-            [("precision_mode", "FP32"), ("max_workspace_size_bytes", "1073741824"), ("trt_sparsity_enable", "true")];
+        let parameters = [
+            ("precision_mode", "FP32"),
+            ("max_workspace_size_bytes", "1073741824"),
+            ("int8_calibration_table_name", "table"),
+            ("int8_use_native_calibration_table", "false"),
+            ("trt_sparsity_enable", "true"),
+        ];
         let options: Vec<_> = added("tensorrt", &parameters).unwrap().tensor_rt.into_iter().collect();
         let expected = [
             ("trt_bf16_enable", "0"),
             ("trt_fp16_enable", "0"),
+            ("trt_int8_calibration_table_name", "table"),
+            ("trt_int8_use_native_calibration_table", "0"),
             ("trt_max_workspace_size", "1073741824"),
             ("trt_sparsity_enable", "1"),
         ];
@@ -254,6 +277,16 @@ mod tests {
         assert_eq!(accelerators.add_parameter("cudnn_conv_algo_search", "0"), Ok(true));
         assert_eq!(accelerators.add_parameter("intra_op_thread_count", "4"), Ok(false));
         assert_eq!(accelerators.cuda["cudnn_conv_algo_search"], "EXHAUSTIVE");
+    }
+
+    /// A model with these would be loaded by Triton, and answers the same with the engines kept elsewhere.
+    #[test]
+    fn where_engines_are_kept_is_set_aside() {
+        let parameters =
+            [("trt_engine_cache_enable", "true"), ("trt_engine_cache_path", "/tmp"), ("trt_timing_cache_enable", "1")];
+        let accelerators = added("tensorrt", &parameters).unwrap();
+        assert_eq!(accelerators.set_aside, parameters.map(|(key, _)| key));
+        assert_eq!(accelerators.tensor_rt, Options::new());
     }
 
     #[test]
@@ -266,7 +299,7 @@ mod tests {
                 "1",
                 "'trt_surprise' of the execution accelerator 'tensorrt' is not supported",
             ),
-            ("tensorrt", "trt_engine_cache_path", "/tmp", "set cache.path"),
+            ("tensorrt", "trt_ep_context_file_path", "/tmp", "set cache.path"),
             ("tensorrt", "trt_extra_plugin_lib_paths", "/tmp/x.so", "may not name code"),
             ("tensorrt", "precision_mode", "INT8", "FP32, FP16 or BF16"),
             ("tensorrt", "trt_fp16_enable", "yes", "a whole number"),
