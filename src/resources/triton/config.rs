@@ -5,6 +5,8 @@
 
 use super::text_format::TextFormat;
 use crate::api::runtime::ExecutionProvider;
+use crate::resources::digest;
+use crate::resources::server_pod::CACHE_MOUNT;
 use crate::service::ValidatedService;
 
 /// Requests that wait in Triton at most; what comes beyond them is answered with 503.
@@ -30,18 +32,37 @@ pub(super) fn text(service: &ValidatedService) -> String {
     });
     if on_gpu && runtime.execution_provider == ExecutionProvider::TensorRt {
         config.message("optimization", |optimization| {
-            optimization.message("execution_accelerators", tensor_rt);
+            optimization.message("execution_accelerators", |accelerators| tensor_rt(accelerators, service));
         });
     }
     config.finish()
 }
 
 /// The accelerator with its parameters; the names are the onnxruntime backend's.
-fn tensor_rt(accelerators: &mut TextFormat) {
+fn tensor_rt(accelerators: &mut TextFormat, service: &ValidatedService) {
     accelerators.message("gpu_execution_accelerator", |accelerator| {
         accelerator.string("name", "tensorrt");
         parameter(accelerator, "precision_mode", "FP16");
+        if service.runtime.cache.is_some() {
+            let folder = engine_folder(service);
+            for (key, value) in [
+                ("trt_engine_cache_enable", "true"),
+                ("trt_engine_cache_path", &folder),
+                ("trt_timing_cache_enable", "true"),
+                ("trt_timing_cache_path", &folder),
+            ] {
+                parameter(accelerator, key, value);
+            }
+        }
     });
+}
+
+/// A folder of the cache for this image and this model's source: the names of the files that the backend writes tell neither
+/// TensorRT's version nor the weights, and an engine of other weights would answer for them.
+fn engine_folder(service: &ValidatedService) -> String {
+    let model = &service.model;
+    let of = format!("{}\n{:?}\n{}", service.runtime.image, model.source, model.path);
+    format!("{CACHE_MOUNT}/triton-{}", &digest::of_text(&of)[..16])
 }
 
 fn parameter(accelerator: &mut TextFormat, key: &str, value: &str) {

@@ -56,6 +56,41 @@ fn the_texts_are_the_committed_ones() {
     assert!(beside_a_gpu.contains("kind: KIND_CPU"), "{beside_a_gpu}");
 }
 
+/// Engines of another image or of other weights have files of the same names.
+#[test]
+fn engines_are_kept_for_one_image_and_one_model() {
+    let text = |image: &str, claim: &str| {
+        config(&validated(json!({
+            "runtime": {
+                "engine": "Triton", "image": image, "executionProvider": "TensorRt",
+                "cache": {"persistentVolumeClaim": {"claimName": "engines"}},
+            },
+            "placement": {"gpu": {"countPerReplica": 1}},
+            "model": {"name": "clip", "source": {"image": null, "persistentVolumeClaim": {"claimName": claim, "path": "m"}}},
+        })))
+    };
+    let folder = |text: &str| {
+        let config = DynamicMessage::parse_text_format(model_config(), text).unwrap();
+        let path = ["optimization", "execution_accelerators", "gpu_execution_accelerator", "parameters"];
+        let parameters = path.iter().fold(prost_reflect::Value::Message(config), |value, name| {
+            let message = value.as_list().and_then(<[_]>::first).unwrap_or(&value).as_message().unwrap().clone();
+            message.get_field_by_name(name).unwrap().into_owned()
+        });
+        let get = |key: &str| {
+            let value = &parameters.as_map().unwrap()[&prost_reflect::MapKey::String(key.to_owned())];
+            value.as_str().unwrap().to_owned()
+        };
+        assert_eq!([get("trt_engine_cache_enable"), get("trt_timing_cache_enable")], ["true", "true"]);
+        assert_eq!(get("trt_engine_cache_path"), get("trt_timing_cache_path"));
+        get("trt_engine_cache_path")
+    };
+    let one = folder(&text("triton:1", "a"));
+    assert!(one.starts_with("/var/cache/flotilla/triton-"), "{one}");
+    assert_eq!(one, folder(&text("triton:1", "a")));
+    assert_ne!(one, folder(&text("triton:2", "a")), "another image");
+    assert_ne!(one, folder(&text("triton:1", "b")), "another model");
+}
+
 #[test]
 fn triton_reads_what_was_meant() {
     let read = |text: &str| DynamicMessage::parse_text_format(model_config(), text).unwrap();
