@@ -13,6 +13,10 @@ use tokio::{
     signal::unix::{Signal, SignalKind, signal},
 };
 
+/// A request makes a hundred small allocations, and ends on another thread than it began on.
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
 /// One of so many cores is for the network. Requests that are handed from thread to thread cost more than they gain: with two
 /// network threads on two cores, one costs half as much again.
 const CORES_PER_NETWORK_THREAD: usize = 4;
