@@ -1,27 +1,100 @@
 """What one request costs the server in CPU, without a model: the operating system's accounting over a paced run.
 
-usage: request_cost.py path/to/flotilla-server [requests per second ...]
+usage: request_cost.py [--grpc] [--counts] path/to/flotilla-server [requests per second ...]
 
 A device that takes no time, a float32 tensor [1,16] in and out as binary data over HTTP/1.1, connections that are kept; requests are
 sent at their times whether or not earlier ones are answered, as long as a connection is free. Only the standard library is used, so
-that the client is the same everywhere.
+that the client is the same everywhere. With --grpc it is one channel of gRPC, for which Python needs the package grpcio.
+
+With --counts, what does not depend on what else the machine does: system calls a request (strace) and instructions a request in the
+program itself, the kernel's left out (valgrind), each as the difference between a longer and a shorter run.
 """
 
+import argparse
 import json
 import pathlib
+import re
 import selectors
+import signal
 import socket
 import subprocess
-import sys
 import tempfile
+import threading
 import time
+from contextlib import contextmanager
 
 CONNECTIONS = 16
 WARM_UP_SECONDS = 2
 SECONDS = 8
+# For counts: so many requests, one after the other, and so many more; with a pause between them, so that each finds a server asleep.
+FEW, MORE = 200, 1000
+PAUSE_SECONDS = 0.004
 
 
-def main(server, *rates):
+def main():
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--grpc", action="store_true")
+    parser.add_argument("--counts", action="store_true")
+    parser.add_argument("server")
+    parser.add_argument("rates", nargs="*", type=int)
+    arguments = parser.parse_args()
+    client = Grpc if arguments.grpc else Http
+    if arguments.counts:
+        system_calls(arguments.server, client)
+        print(f"instructions a request: {instructions([arguments.server], client):.0f}")
+        return
+    with running([arguments.server]) as (process, ports):
+        paced = client(ports).paced
+        print("| offered/s | answered/s | CPU us/request | switches/request | p50 ms | p99 ms |\n" + "| --- " * 6 + "|")
+        for rate in arguments.rates or [500, 1000, 2000]:
+            paced(rate, WARM_UP_SECONDS)
+            before = cpu_nanoseconds(process.pid), switches(process.pid)
+            latencies, elapsed = paced(rate, SECONDS)
+            cpu, switched = cpu_nanoseconds(process.pid) - before[0], switches(process.pid) - before[1]
+            latencies.sort()
+            at = lambda part: latencies[int(part * (len(latencies) - 1))] * 1e3
+            count = len(latencies)
+            cells = [f"{cpu / count / 1e3:.1f}", f"{switched / count:.2f}", f"{at(0.5):.2f}", f"{at(0.99):.2f}"]
+            print(f"| {rate} | {count / elapsed:.0f} | " + " | ".join(cells) + " |", flush=True)
+
+
+def system_calls(server, client):
+    """Of requests that come one by one, which is the most that one can cost."""
+    with running([server]) as (process, ports):
+        connection = client(ports)
+        connection.in_turn(FEW)
+        totals = []
+        for count in (FEW, FEW + MORE):
+            with tempfile.NamedTemporaryFile("r") as out:
+                tracer = subprocess.Popen(["strace", "-f", "-c", "-o", out.name, "-p", str(process.pid)], stderr=subprocess.PIPE)
+                tracer.stderr.readline()  # it is attached
+                time.sleep(1)
+                connection.in_turn(count)
+                tracer.send_signal(signal.SIGINT)
+                tracer.wait()
+                rows = [line.split() for line in out.read().splitlines()]
+            totals.append({row[-1]: int(row[3]) for row in rows if len(row) >= 5 and row[3].isdigit() and row[-1] != "total"})
+    found = {name: (totals[1][name] - totals[0].get(name, 0)) / MORE for name in totals[1]}
+    found = {name: value for name, value in sorted(found.items(), key=lambda item: -item[1]) if value >= 0.01}
+    print(f"system calls a request: {sum(found.values()):.2f} (" + ", ".join(f"{name} {value:.2f}" for name, value in found.items()) + ")")
+
+
+def instructions(command, client):
+    """Of the program itself for one request, as the difference between a longer and a shorter run."""
+    totals = []
+    for count in (FEW, FEW + MORE):
+        with tempfile.NamedTemporaryFile() as out:
+            # Its own words are no lines of the server's log.
+            valgrind = ["valgrind", "--quiet", "--log-file=/dev/null", "--tool=callgrind", f"--callgrind-out-file={out.name}"]
+            with running([*valgrind, *command]) as (_, ports):
+                client(ports).in_turn(count)
+            totals.append(int(re.search(rb"^(?:summary|totals): (\d+)", pathlib.Path(out.name).read_bytes(), re.M)[1]))
+    return (totals[1] - totals[0]) / MORE
+
+
+@contextmanager
+def running(command):
+    """The server with its device, until the block ends: its process, and its ports by protocol."""
     with tempfile.TemporaryDirectory() as folder:
         model = pathlib.Path(folder, "model", "1")
         model.mkdir(parents=True)
@@ -41,25 +114,67 @@ def main(server, *rates):
         )
         log = pathlib.Path(folder, "log")
         with log.open("w") as output:
-            process = subprocess.Popen([server, "--settings", str(settings)], stderr=output)
+            process = subprocess.Popen([*command, "--settings", str(settings)], stderr=output)
         try:
-            port = ready_port(process, log)
-            connections = [socket.create_connection(("127.0.0.1", port)) for _ in range(CONNECTIONS)]
-            for connection in connections:
-                connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-            print("| offered/s | answered/s | CPU us/request | p50 ms | p99 ms |\n| --- | --- | --- | --- | --- |")
-            for rate in [int(rate) for rate in rates] or [500, 1000, 2000]:
-                paced(connections, rate, WARM_UP_SECONDS)
-                before = cpu_nanoseconds(process.pid)
-                latencies, elapsed = paced(connections, rate, SECONDS)
-                cpu = cpu_nanoseconds(process.pid) - before
-                latencies.sort()
-                at = lambda part: latencies[int(part * (len(latencies) - 1))] * 1e3
-                count = len(latencies)
-                print(f"| {rate} | {count / elapsed:.0f} | {cpu / count / 1e3:.1f} | {at(0.5):.2f} | {at(0.99):.2f} |", flush=True)
+            yield process, ready_ports(process, log)
         finally:
             process.terminate()
-            process.wait(30)
+            process.wait(60)
+
+
+class Http:
+    """Connections that are kept."""
+
+    def __init__(self, ports):
+        self.connections = [socket.create_connection(("127.0.0.1", ports["http"])) for _ in range(CONNECTIONS)]
+        for connection in self.connections:
+            connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+
+    def in_turn(self, count):
+        connection, message = self.connections[0], request()
+        for _ in range(count):
+            connection.sendall(message)
+            answer = connection.recv(65536)
+            assert answer.startswith(b"HTTP/1.1 200"), answer[:300]
+            time.sleep(PAUSE_SECONDS)
+
+    def paced(self, rate, seconds):
+        return paced(self.connections, rate, seconds)
+
+
+class Grpc:
+    """One channel; messages are bytes made here, so that no generated code is needed."""
+
+    def __init__(self, ports):
+        import grpc
+
+        self.channel = grpc.insecure_channel(f"127.0.0.1:{ports['grpc']}")
+        self.call = self.channel.unary_unary("/inference.GRPCInferenceService/ModelInfer", None, None)
+        field = lambda number, value: bytes([number << 3 | 2, len(value)]) + value
+        tensor = field(1, b"input") + field(2, b"FP32") + field(3, bytes([1, 16]))
+        self.message = field(1, b"timer") + field(5, tensor) + field(7, bytes(64))
+
+    def in_turn(self, count):
+        for _ in range(count):
+            self.call(self.message, timeout=60)
+            time.sleep(PAUSE_SECONDS)
+
+    def paced(self, rate, seconds):
+        start, total, latencies = time.perf_counter(), int(rate * seconds), []
+        done = threading.Semaphore(0)
+
+        def answered(future, due):
+            latencies.append(time.perf_counter() - due)
+            assert future.exception() is None, future.exception()
+            done.release()
+
+        for index in range(total):
+            due = start + index / rate
+            time.sleep(max(0.0, due - time.perf_counter()))
+            self.call.future(self.message, timeout=60).add_done_callback(lambda future, due=due: answered(future, due))
+        for _ in range(total):
+            assert done.acquire(timeout=60)
+        return latencies, time.perf_counter() - start
 
 
 def request():
@@ -104,16 +219,23 @@ def cpu_nanoseconds(pid):
     return sum(int((task / "schedstat").read_text().split()[0]) for task in pathlib.Path(f"/proc/{pid}/task").iterdir())
 
 
-def ready_port(process, log):
-    for _ in range(600):
+def switches(pid):
+    """How often its threads went to sleep: each time costs a change of thread."""
+    tasks = pathlib.Path(f"/proc/{pid}/task").iterdir()
+    return sum(int(re.search(r"^voluntary_ctxt_switches:\s*(\d+)", (task / "status").read_text(), re.M)[1]) for task in tasks)
+
+
+def ready_ports(process, log):
+    for _ in range(2400):
         assert process.poll() is None, log.read_text()
-        ready = [json.loads(line)["fields"] for line in log.read_text().splitlines()]
+        lines = [line for line in log.read_text().splitlines() if line.startswith("{") and line.endswith("}")]
+        ready = [json.loads(line)["fields"] for line in lines]
         if any(fields["message"] == "the model is ready" for fields in ready):
             listening = next(fields for fields in ready if fields["message"] == "listening")
-            return int(listening["http"].rsplit(":", 1)[1])
+            return {name: int(listening[name].rsplit(":", 1)[1]) for name in ("http", "grpc")}
         time.sleep(0.05)
     raise TimeoutError(log.read_text())
 
 
 if __name__ == "__main__":
-    main(*sys.argv[1:])
+    main()

@@ -8,20 +8,13 @@ go, at a ratio of 1, to a collector in this script that takes everything and kee
 """
 
 import http.server
-import json
-import pathlib
-import re
-import socket
 import statistics
-import subprocess
 import sys
-import tempfile
 import threading
 
-from request_cost import CONNECTIONS, cpu_nanoseconds, paced, ready_port, request
+from request_cost import Http, cpu_nanoseconds, instructions, running
 
-SHORT, LONG = 500, 2500
-RATE, SECONDS = 1000, 4
+RATE, WARM_UP_SECONDS, SECONDS = 1000, 1, 4
 
 
 class Collector(http.server.BaseHTTPRequestHandler):
@@ -37,80 +30,25 @@ class Collector(http.server.BaseHTTPRequestHandler):
         pass
 
 
-class Server:
-    """A server with the timer that takes no time, and connections to it."""
-
-    def __init__(self, command, arguments):
-        self.folder = tempfile.TemporaryDirectory()
-        folder = pathlib.Path(self.folder.name)
-        (folder / "model/1").mkdir(parents=True)
-        (folder / "model/1/timer.json").write_text('{"alphaMicroseconds":0,"tau0Microseconds":0,"dims":[16]}')
-        settings = {
-            "version": 1,
-            "model": {"name": "timer", "path": str(folder / "model")},
-            "http": {"port": 0, "maxConnectionAgeSeconds": 3600},
-            "grpc": {"port": 0},
-            "metrics": {"port": 0},
-            "drain": {"delaySeconds": 0, "timeoutSeconds": 5},
-        }
-        (folder / "settings.json").write_text(json.dumps(settings))
-        with (folder / "log").open("w") as log:
-            line = [*command, "--settings", str(folder / "settings.json"), *arguments]
-            self.process = subprocess.Popen(line, stderr=log, stdout=subprocess.DEVNULL)
-        self.port = ready_port(self.process, folder / "log")
-
-    def connections(self, count):
-        connections = [socket.create_connection(("127.0.0.1", self.port)) for _ in range(count)]
-        for connection in connections:
-            connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        return connections
-
-    def end(self):
-        self.process.terminate()
-        self.process.wait(120)
-        self.folder.cleanup()
-
-
-def instructions(server, arguments, count):
-    """Of a whole run with so many requests, one after the other."""
-    with tempfile.NamedTemporaryFile() as out:
-        command = ["valgrind", "--quiet", "--log-file=/dev/null", "--tool=callgrind", f"--callgrind-out-file={out.name}", server]
-        running = Server(command, arguments)
-        (connection,) = running.connections(1)
-        for _ in range(count):
-            connection.sendall(request())
-            answer = connection.recv(65536)
-            assert answer.startswith(b"HTTP/1.1 200"), answer[:300]
-        connection.close()
-        running.end()
-        return int(re.search(r"^totals: (\d+)", pathlib.Path(out.name).read_text(), re.MULTILINE).group(1))
-
-
-def instructions_per_request(server, arguments):
-    return (instructions(server, arguments, LONG) - instructions(server, arguments, SHORT)) / (LONG - SHORT)
-
-
-def microseconds_per_request(server, arguments):
-    running = Server([server], arguments)
-    connections = running.connections(CONNECTIONS)
-    paced(connections, RATE, 1)
-    before = cpu_nanoseconds(running.process.pid)
-    latencies, _ = paced(connections, RATE, SECONDS)
-    cost = (cpu_nanoseconds(running.process.pid) - before) / len(latencies) / 1e3
-    running.end()
-    return cost
+def microseconds(command):
+    with running(command) as (process, ports):
+        client = Http(ports)
+        client.paced(RATE, WARM_UP_SECONDS)
+        before = cpu_nanoseconds(process.pid)
+        latencies, _ = client.paced(RATE, SECONDS)
+        return (cpu_nanoseconds(process.pid) - before) / len(latencies) / 1e3
 
 
 def main(server, what, turns="5"):
     collector = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Collector)
     threading.Thread(target=collector.serve_forever, daemon=True).start()
     traces = f"--otlp-endpoint=http://127.0.0.1:{collector.server_port}"
-    measure = {"instructions": instructions_per_request, "cpu": microseconds_per_request}[what]
+    measure = {"instructions": lambda command: instructions(command, Http), "cpu": microseconds}[what]
     variants = {"neither": [], "access log": ["--access-log"], "traces": [traces], "both": ["--access-log", traces]}
     results = {name: [] for name in variants}
     for _ in range(int(turns)):
         for name, arguments in variants.items():
-            results[name].append(measure(server, arguments))
+            results[name].append(measure([server, *arguments]))
             print(f"{name}: {results[name][-1]:,.0f}", file=sys.stderr, flush=True)
     print(f"| | {what} a request, median | all turns |\n| --- | --- | --- |")
     for name, values in results.items():
