@@ -12,7 +12,7 @@ use super::context::Context;
 use super::converge::{self, Work};
 use super::error::Error;
 use super::index::ServiceName;
-use super::observe::{self, Measured};
+use super::observe;
 use super::publish::{previous_status, publish};
 use super::rollout::RolloutPlan;
 use super::status::{self, Findings, Stop};

@@ -4,7 +4,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::{Parser, Subcommand};
-use flotilla_e2e::apiserver::{self, ApiServer};
+use flotilla_e2e::apiserver::ApiServer;
 use flotilla_e2e::fleet::bench::{self, Fleet, Plan};
 use flotilla_e2e::fleet::{collect, report, server};
 use flotilla_e2e::{Outcome, ensure};
