@@ -7,7 +7,7 @@ mod common;
 
 use std::time::Duration;
 
-use common::{Server, Timer, eventually, json_of, rows};
+use common::{Server, Timer, eventually, json_of, rows, value};
 use flotilla_server::protocol::inflate::Encoding;
 use reqwest::StatusCode;
 use serde_json::{Value, json};
@@ -181,12 +181,14 @@ async fn a_batching_delay_gathers_requests_and_is_not_queueing() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_full_queue_refuses_and_says_so() {
     let settings = json!({"batching": {"maxBatchSize": 2, "maxQueueSize": 3}});
-    let server = Server::timer(Timer { alpha: 0, tau0: 1500 }, settings).await;
+    // So long that all twelve have come before the first is done, on a busy machine too.
+    let server = Server::timer(Timer { alpha: 0, tau0: 2500 }, settings).await;
     let requests: Vec<_> = (0..12).map(|_| tokio::spawn(server.post(INFER).json(&rows(2)).send())).collect();
     eventually("the gauges show the queue", async || {
-        let waiting = server.metric(r#"nv_inference_pending_request_count{model="timer",version="1"}"#).await;
-        let images = server.metric(r#"flotilla_pending_images{model="timer",version="1"}"#).await;
-        let oldest = server.metric(r#"flotilla_queue_oldest_seconds{model="timer",version="1"}"#).await;
+        let page = server.page().await;
+        let waiting = value(&page, r#"nv_inference_pending_request_count{model="timer",version="1"}"#);
+        let images = value(&page, r#"flotilla_pending_images{model="timer",version="1"}"#);
+        let oldest = value(&page, r#"flotilla_queue_oldest_seconds{model="timer",version="1"}"#);
         waiting == 3.0 && images == 6.0 && oldest > 0.01
     })
     .await;

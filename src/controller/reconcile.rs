@@ -225,17 +225,13 @@ fn decide(
         }
         decision
     };
-    let somebody_else = match service.scaling.mode {
-        ScalingMode::QueueTime => rival,
-        ScalingMode::External => Some("whoever writes spec.replicas (scaling.mode is External)"),
-    };
     let record = Record {
         policy,
         decision: decision.clone(),
         observation: observation.clone(),
         now,
         decided_at: Timestamp::now(),
-        conflict: somebody_else.map(str::to_owned),
+        conflict: rival.map(str::to_owned),
     };
     ctx.records.put(&service.namespace, &service.name, record);
     Some(decision)

@@ -45,7 +45,7 @@ async fn one(State(records): State<Arc<Records>>, Path((namespace, name)): Path<
             NO_DECISION,
             &format!(
                 "nothing was decided about InferenceService {namespace}/{name}: there is none that this operator \
-                 serves, it is in mode External, its spec is invalid, or it is new"
+                 serves, its spec is invalid, or it is new"
             ),
         ),
         None => standby(),

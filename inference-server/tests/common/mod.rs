@@ -127,10 +127,7 @@ impl Server {
 
     /// The value of one line of the metrics page.
     pub async fn metric(&self, line: &str) -> f64 {
-        let page = self.page().await;
-        page.lines()
-            .find_map(|text| text.strip_prefix(line)?.strip_prefix(' ')?.parse().ok())
-            .unwrap_or_else(|| panic!("no line {line} in\n{page}"))
+        value(&self.page().await, line)
     }
 
     pub async fn page(&self) -> String {
@@ -148,6 +145,13 @@ impl Server {
     pub async fn ended(self) -> Result<(), Failure> {
         tokio::time::timeout(LIMIT, self.task).await.expect("the server ends").unwrap()
     }
+}
+
+/// The value of one line of a metrics page.
+pub fn value(page: &str, line: &str) -> f64 {
+    page.lines()
+        .find_map(|text| text.strip_prefix(line)?.strip_prefix(' ')?.parse().ok())
+        .unwrap_or_else(|| panic!("no line {line} in\n{page}"))
 }
 
 /// A client that keeps its connections.

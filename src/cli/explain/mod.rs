@@ -17,7 +17,6 @@ use super::cluster::{Answer, Cluster, ClusterArguments, Unreachable};
 use super::output::Format;
 use super::{CliError, print};
 use crate::api::condition::READY;
-use crate::api::scaling::ScalingMode;
 use crate::api::status::ScalingStatus;
 use crate::api::{InferenceService, InferenceServiceSpec};
 use crate::explain::{Explanation, VERSION};
@@ -123,12 +122,7 @@ pub(super) async fn run(arguments: &Arguments) -> Result<(), CliError> {
 pub(super) async fn report(cluster: &Cluster, name: &str) -> Result<Report, CliError> {
     let services: Api<InferenceService> = Api::namespaced(cluster.client.clone(), &cluster.namespace);
     let service = services.get(name).await.map_err(|error| no_service(&error, &cluster.namespace, name))?;
-    let told = match service.spec.scaling.mode {
-        ScalingMode::External => None,
-        ScalingMode::QueueTime => {
-            Some(cluster.ask::<Explanation>(&format!("debug/scaling/{}/{name}", cluster.namespace)).await)
-        }
-    };
+    let told = cluster.ask::<Explanation>(&format!("debug/scaling/{}/{name}", cluster.namespace)).await;
     Ok(Report::new(&service, told))
 }
 
@@ -149,16 +143,15 @@ fn no_service(error: &kube::Error, namespace: &str, name: &str) -> CliError {
 }
 
 impl Report {
-    fn new(service: &InferenceService, told: Option<Result<Answer<Explanation>, Unreachable>>) -> Self {
+    fn new(service: &InferenceService, told: Result<Answer<Explanation>, Unreachable>) -> Self {
         let InferenceServiceSpec { scaling, .. } = &service.spec;
         let status = service.status.clone().unwrap_or_default();
         let obstacle =
             |condition: &Condition| Obstacle { reason: condition.reason.clone(), message: condition.message.clone() };
         let ready = status.conditions.iter().find(|condition| condition.type_ == READY);
         let (operator, decision, fallback) = match told {
-            Some(Ok(answer)) => (Some(answer.pod), Some(answer.body), None),
-            Some(Err(error)) => (None, None, Some(error.to_string())),
-            None => (None, None, Some("in mode External the operator decides nothing".to_owned())),
+            Ok(answer) => (Some(answer.pod), Some(answer.body), None),
+            Err(error) => (None, None, Some(error.to_string())),
         };
         Self {
             version: VERSION,

@@ -39,7 +39,7 @@ fn service(scaling: &Value) -> InferenceService {
 
 fn told(record: &Record) -> Report {
     let body = Explanation::new("default", "photos", record);
-    Report::new(&service(&json!({})), Some(Ok(Answer { pod: "flotilla-operator-7d9c5-abcde".to_owned(), body })))
+    Report::new(&service(&json!({})), Ok(Answer { pod: "flotilla-operator-7d9c5-abcde".to_owned(), body }))
 }
 
 /// Compares with a file of `testdata`; with FLOTILLA_UPDATE=1 it is written.
@@ -132,12 +132,14 @@ fn nothing_waits_and_nothing_is_known() {
 fn the_status_tells_where_the_operator_does_not() {
     let nobody =
         Unreachable::NoOperator { namespace: "flotilla-system".to_owned(), lease: "flotilla-operator".to_owned() };
-    golden("status.txt", &text::text(&Report::new(&service(&json!({})), Some(Err(nobody))), now()));
-    let external = Report::new(&service(&json!({"mode": "External"})), None);
-    golden("external.txt", &text::text(&external, now()));
+    golden("status.txt", &text::text(&Report::new(&service(&json!({})), Err(nobody)), now()));
+    let unread = Unreachable::NoDecision("it is new".to_owned());
+    golden("external.txt", &text::text(&Report::new(&service(&json!({"mode": "External"})), Err(unread)), now()));
+    let followed = Report { mode: "External", ..told(&Told::new().see(10, |now| fleet(3, 500.0, now))) };
+    assert!(text::text(&followed, now()).contains("Acted on:  by whoever writes spec.replicas"));
     let mut new = service(&json!({}));
     new.status = None;
-    let report = Report::new(&new, Some(Err(Unreachable::NoDecision("it is new".to_owned()))));
+    let report = Report::new(&new, Err(Unreachable::NoDecision("it is new".to_owned())));
     assert!(text::text(&report, now()).contains("nothing yet: the service is new"));
 }
 

@@ -6,6 +6,7 @@ use jiff::Timestamp;
 
 use super::Report;
 use super::when::{changes, holds, replicas};
+use crate::api::scaling::ScalingMode;
 use crate::cli::top::pods_table;
 use crate::cli::words::{age, number, or_dash, rate, table, time};
 use crate::explain::Explanation;
@@ -67,7 +68,9 @@ fn head(report: &Report, now: Timestamp) -> String {
         rows.push(("", decision.message.clone()));
         let operator = report.operator.as_deref().unwrap_or_default();
         rows.push(("Decided", format!("{} ago, by the operator {operator}", age(decision.decided_at, now))));
-        if let Some(rival) = &decision.conflict {
+        if report.mode == ScalingMode::External.as_str() {
+            rows.push(("Acted on", "by whoever writes spec.replicas: scaling.mode is External".to_owned()));
+        } else if let Some(rival) = &decision.conflict {
             rows.push((
                 "Conflict",
                 format!("HorizontalPodAutoscaler {rival} writes the replicas, so Flotilla does not"),
@@ -232,7 +235,7 @@ fn known(report: &Report) -> String {
         or_dash(quantity.as_ref(), |quantity| format!("{}/s", quantity.0))
     };
     let mut lines = vec![("mode", report.mode.to_owned()), ("replicas", format!("{min} to {max}"))];
-    if report.mode != "External" {
+    if report.mode != ScalingMode::External.as_str() {
         lines.push(("arrivals", quantity(&status.arrivals_per_second)));
         lines.push(("capacity", format!("{} a replica", quantity(&status.capacity_per_replica))));
         let queue = or_dash(status.queue_time_milliseconds, |wait| format!("{wait} ms"));
