@@ -2,6 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
+use clap::builder::PossibleValue;
 use clap::{Args, ValueEnum};
 
 use crate::simulate::{Load, Shape, Trace, TraceError};
@@ -49,7 +50,7 @@ pub(super) struct LoadArguments {
     rate_scale: f64,
     /// A load that nobody recorded [default: step, without --trace]
     #[arg(long, value_enum, value_name = "SHAPE")]
-    generate: Option<ShapeName>,
+    generate: Option<Shape>,
     /// Requests per second at the peak of a generated load
     #[arg(long, default_value_t = 400.0, value_name = "RATE")]
     peak_rate: f64,
@@ -61,14 +62,14 @@ pub(super) struct LoadArguments {
     duration_seconds: Option<f64>,
 }
 
-#[derive(Debug, Clone, Copy, ValueEnum)]
-enum ShapeName {
-    Step,
-    Ramp,
-    Diurnal,
-    OnOff,
-    Bursty,
-    Poisson,
+impl ValueEnum for Shape {
+    fn value_variants<'a>() -> &'a [Self] {
+        &Self::ALL
+    }
+
+    fn to_possible_value(&self) -> Option<PossibleValue> {
+        Some(PossibleValue::new(self.as_str()))
+    }
 }
 
 impl LoadArguments {
@@ -85,7 +86,7 @@ impl LoadArguments {
         let (name, load) = if let Some(path) = &self.trace {
             (path.display().to_string(), read(path)?.load(self.rate_scale).part(self.from_seconds, duration))
         } else {
-            let shape = self.generate.unwrap_or(ShapeName::Step).shape();
+            let shape = self.generate.unwrap_or(Shape::Step);
             let duration = self.duration_seconds.unwrap_or(3600.0).min(1e6);
             (shape.as_str().to_owned(), shape.load(self.peak_rate, duration).part(self.from_seconds, duration))
         };
@@ -102,17 +103,4 @@ impl LoadArguments {
 pub(super) fn read(path: &Path) -> Result<Trace, LoadError> {
     let file = std::fs::File::open(path).map_err(|source| LoadError::Open { path: path.to_owned(), source })?;
     Trace::read(std::io::BufReader::new(file)).map_err(|source| LoadError::Trace { path: path.to_owned(), source })
-}
-
-impl ShapeName {
-    const fn shape(self) -> Shape {
-        match self {
-            Self::Step => Shape::Step,
-            Self::Ramp => Shape::Ramp,
-            Self::Diurnal => Shape::Diurnal,
-            Self::OnOff => Shape::OnOff,
-            Self::Bursty => Shape::Bursty,
-            Self::Poisson => Shape::Poisson,
-        }
-    }
 }
