@@ -1,10 +1,13 @@
 """What one request costs the server in CPU, without a model: the operating system's accounting over a paced run.
 
-usage: request_cost.py [--grpc] [--counts] path/to/flotilla-server [requests per second ...]
+usage: request_cost.py [--grpc] [--counts] [--least path/to/examples/echo] path/to/flotilla-server [requests per second ...]
 
 A device that takes no time, a float32 tensor [1,16] in and out as binary data over HTTP/1.1, connections that are kept; requests are
 sent at their times whether or not earlier ones are answered, as long as a connection is free. Only the standard library is used, so
 that the client is the same everywhere. With --grpc it is one channel of gRPC, for which Python needs the package grpcio.
+
+With --least, each rate is also sent to a program that answers every read with a write and looks at nothing (examples/echo.rs), in turn
+with the server: what of the figures is the machine's. The server's threads and those of that program may use every core.
 
 With --counts, what does not depend on what else the machine does: system calls a request (strace) and instructions a request in the
 program itself, the kernel's left out (valgrind), each as the difference between a longer and a shorter run.
@@ -21,7 +24,7 @@ import subprocess
 import tempfile
 import threading
 import time
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 
 CONNECTIONS = 16
 WARM_UP_SECONDS = 2
@@ -35,6 +38,7 @@ def main():
     parser = argparse.ArgumentParser()
     parser.add_argument("--grpc", action="store_true")
     parser.add_argument("--counts", action="store_true")
+    parser.add_argument("--least")
     parser.add_argument("server")
     parser.add_argument("rates", nargs="*", type=int)
     arguments = parser.parse_args()
@@ -43,19 +47,38 @@ def main():
         system_calls(arguments.server, client)
         print(f"instructions a request: {instructions([arguments.server], client):.0f}")
         return
-    with running([arguments.server]) as (process, ports):
-        paced = client(ports).paced
-        print("| offered/s | answered/s | CPU us/request | switches/request | p50 ms | p99 ms |\n" + "| --- " * 6 + "|")
+    print("| offered/s | server | answered/s | CPU us/request | switches/request | p50 ms | p99 ms |\n" + "| --- " * 7 + "|")
+    with ExitStack() as stack:
+        process, ports = stack.enter_context(running([arguments.server]))
+        servers = {"flotilla-server": (process.pid, client(ports).paced)}
+        if arguments.least:
+            echo = stack.enter_context(echoing(arguments.least))
+            servers["reads and writes only"] = (echo[0].pid, Http({"http": echo[1]}).paced)
         for rate in arguments.rates or [500, 1000, 2000]:
-            paced(rate, WARM_UP_SECONDS)
-            before = cpu_nanoseconds(process.pid), switches(process.pid)
-            latencies, elapsed = paced(rate, SECONDS)
-            cpu, switched = cpu_nanoseconds(process.pid) - before[0], switches(process.pid) - before[1]
-            latencies.sort()
-            at = lambda part: latencies[int(part * (len(latencies) - 1))] * 1e3
-            count = len(latencies)
-            cells = [f"{cpu / count / 1e3:.1f}", f"{switched / count:.2f}", f"{at(0.5):.2f}", f"{at(0.99):.2f}"]
-            print(f"| {rate} | {count / elapsed:.0f} | " + " | ".join(cells) + " |", flush=True)
+            for name, (pid, paced) in servers.items():
+                print(f"| {rate} | {name} | " + " | ".join(measured(pid, paced, rate)) + " |", flush=True)
+
+
+def measured(pid, paced, rate):
+    paced(rate, WARM_UP_SECONDS)
+    before = cpu_nanoseconds(pid), switches(pid)
+    latencies, elapsed = paced(rate, SECONDS)
+    cpu, switched = cpu_nanoseconds(pid) - before[0], switches(pid) - before[1]
+    latencies.sort()
+    at = lambda part: latencies[int(part * (len(latencies) - 1))] * 1e3
+    count = len(latencies)
+    return [f"{count / elapsed:.0f}", f"{cpu / count / 1e3:.1f}", f"{switched / count:.2f}", f"{at(0.5):.2f}", f"{at(0.99):.2f}"]
+
+
+@contextmanager
+def echoing(program):
+    """The program that only reads and writes, until the block ends: its process and its port."""
+    process = subprocess.Popen([program], stdout=subprocess.PIPE, text=True)
+    try:
+        yield process, int(process.stdout.readline())
+    finally:
+        process.terminate()
+        process.wait(60)
 
 
 def system_calls(server, client):
@@ -123,23 +146,28 @@ def running(command):
 
 
 class Http:
-    """Connections that are kept."""
+    """Connections that are kept for one measurement; a server closes those that stay idle."""
 
     def __init__(self, ports):
-        self.connections = [socket.create_connection(("127.0.0.1", ports["http"])) for _ in range(CONNECTIONS)]
-        for connection in self.connections:
-            connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        self.port = ports["http"]
+
+    def connect(self):
+        connection = socket.create_connection(("127.0.0.1", self.port))
+        connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        return connection
 
     def in_turn(self, count):
-        connection, message = self.connections[0], request()
-        for _ in range(count):
-            connection.sendall(message)
-            answer = connection.recv(65536)
-            assert answer.startswith(b"HTTP/1.1 200"), answer[:300]
-            time.sleep(PAUSE_SECONDS)
+        with self.connect() as connection:
+            message = request()
+            for _ in range(count):
+                connection.sendall(message)
+                answer = connection.recv(65536)
+                assert answer.startswith(b"HTTP/1.1 200"), answer[:300]
+                time.sleep(PAUSE_SECONDS)
 
     def paced(self, rate, seconds):
-        return paced(self.connections, rate, seconds)
+        with ExitStack() as stack:
+            return paced([stack.enter_context(self.connect()) for _ in range(CONNECTIONS)], rate, seconds)
 
 
 class Grpc:

@@ -268,7 +268,7 @@ mod tests {
     use serde_json::{Value, json};
 
     fn plan(change: impl Fn(&mut Value)) -> Result<Plan, PlanError> {
-        let values = concat!(env!("CARGO_MANIFEST_DIR"), "/Cargo.toml");
+        let values = std::env::var("CARGO_MANIFEST_DIR").unwrap() + "/Cargo.toml";
         let mut file = json!({
             "address": "127.0.0.1:8000", "protocol": "Grpc", "path": "/x", "answer": "Grpc", "tolerance": 0.1,
             "requests": [], "pace": {"Open": {"perSecond": 10, "inFlight": 2}}, "seconds": 1,

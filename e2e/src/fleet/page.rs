@@ -21,12 +21,22 @@ struct Piece {
     /// Counters and histograms move on, gauges stay.
     moves: bool,
     whole: bool,
+    /// Seconds of executions move on with their number, an execution at a time: a server's never tell of a part of one.
+    executions: Option<f64>,
 }
+
+/// The seconds and the number of executions of one size.
+const SECONDS: &str = "flotilla_device_batch_seconds_total";
+const EXECUTIONS: &str = "flotilla_device_batches_total";
 
 impl Template {
     /// Of the real page.
     pub fn real() -> Self {
         let (mut pieces, mut text, mut moves) = (Vec::new(), String::new(), false);
+        let executions = |name: &str| {
+            let name = name.replace(SECONDS, EXECUTIONS);
+            REAL.lines().find_map(|line| line.strip_prefix(&name)?.trim().parse().ok())
+        };
         for line in REAL.split_inclusive('\n') {
             if line.starts_with("# TYPE") {
                 moves = !line.trim_end().ends_with(" gauge");
@@ -40,7 +50,9 @@ impl Template {
             };
             text.push_str(name);
             text.push(' ');
-            pieces.push(Piece { text: std::mem::take(&mut text), value, moves, whole: !number.contains('.') });
+            let executions = if name.starts_with(SECONDS) { executions(name) } else { None };
+            let whole = !number.contains('.');
+            pieces.push(Piece { text: std::mem::take(&mut text), value, moves, whole, executions });
             text.push('\n');
         }
         Self { pieces, end: text }
@@ -51,7 +63,8 @@ impl Template {
         let factor = seconds * speed * LOAD / RUN_SECONDS;
         for piece in &self.pieces {
             page.push_str(&piece.text);
-            let value = if piece.moves { piece.value * factor } else { piece.value };
+            let moved = piece.executions.map_or(factor, |number| (number * factor).floor() / number);
+            let value = if piece.moves { piece.value * moved } else { piece.value };
             // A count below itself in the next bucket of a histogram stays below it when both are cut.
             let _ = if piece.whole { write!(page, "{}", value.floor()) } else { write!(page, "{value}") };
         }
@@ -75,6 +88,14 @@ mod tests {
         let images = |page: &str| crate::cluster::metric(page, "nv_inference_count", &[]);
         let (before, after) = (page(100.0), page(102.0));
         assert!((images(&after) - images(&before) - 60.0).abs() <= 1.0, "30 images/s");
+        let three = &[r#"batch_size="3""#];
+        let mean =
+            |page: &str| crate::cluster::metric(page, SECONDS, three) / crate::cluster::metric(page, EXECUTIONS, three);
+        assert!(
+            (mean(&before) - mean(&after)).abs() < 1e-9 && (mean(&after) - 0.025_561).abs() < 1e-6,
+            "{}",
+            mean(&after)
+        );
         let pending = |page: &str| crate::cluster::metric(page, "flotilla_pending_images", &[]);
         assert!((pending(&after) - pending(&before)).abs() < f64::EPSILON);
         for page in [before, after] {

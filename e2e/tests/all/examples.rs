@@ -23,7 +23,7 @@ async fn kubectl(workspace: &Workspace, arguments: &[&str]) -> Outcome<String> {
 }
 
 fn examples() -> Outcome<Vec<PathBuf>> {
-    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../examples");
+    let folder = Path::new(&std::env::var("CARGO_MANIFEST_DIR")?).join("../examples");
     let mut files: Vec<_> = std::fs::read_dir(folder)?.map(|entry| Ok(entry?.path())).collect::<Outcome<_>>()?;
     files.retain(|path| path.extension().is_some_and(|extension| extension == "yaml"));
     // KEDA's kind is not there: `keda.rs` has what is needed for it.

@@ -17,7 +17,7 @@ const LIMIT: Duration = Duration::from_mins(2);
 
 /// The timer's model entry as an archive.
 async fn archive() -> Outcome<Vec<u8>> {
-    let model = Path::new(env!("CARGO_MANIFEST_DIR")).join("../images/timer");
+    let model = Path::new(&std::env::var("CARGO_MANIFEST_DIR")?).join("../images/timer");
     let output = Command::new("tar").arg("-C").arg(model).args(["-cf", "-", "."]).output().await?;
     ensure!(output.status.success(), "tar: {}", String::from_utf8_lossy(&output.stderr));
     Ok(output.stdout)

@@ -35,7 +35,7 @@ async fn until_ordered(workspace: &Workspace, name: &str, what: &str, replicas: 
 
 /// The ScaledObject of `examples/keda.yaml`, for a service of the test.
 fn scaled_object(name: &str) -> Outcome<DynamicObject> {
-    let file = Path::new(env!("CARGO_MANIFEST_DIR")).join("../examples/keda.yaml");
+    let file = Path::new(&std::env::var("CARGO_MANIFEST_DIR")?).join("../examples/keda.yaml");
     let text = std::fs::read_to_string(file)?;
     let document = text.split("\n---\n").find(|document| document.contains("\nkind: ScaledObject"));
     let mut object: Value = serde_saphyr::from_str(document.ok_or("the example has no ScaledObject")?)?;

@@ -27,7 +27,7 @@ mod worker;
 use std::{
     future::poll_fn,
     sync::{
-        Arc,
+        Arc, Mutex,
         atomic::{AtomicBool, Ordering},
     },
     thread,
@@ -65,6 +65,8 @@ pub struct Engine {
     shared: Arc<Shared>,
     metrics: Arc<Metrics>,
     decoders: usize,
+    /// The only device, where there is but one: a caller may run a quick batch itself.
+    only: Option<Arc<Worker>>,
     draining: AtomicBool,
 }
 
@@ -106,16 +108,21 @@ impl Engine {
             execution,
         };
         let shared = Arc::new(Shared::new(layout, config.policy, limits, devices.len(), decoders));
+        let workers = devices.into_iter().enumerate().map(|(instance, device)| {
+            let (shared, metrics) = (Arc::clone(&shared), Arc::clone(&metrics));
+            Arc::new(Worker { instance, device: Mutex::new(device), shared, metrics })
+        });
+        let workers: Vec<_> = workers.collect();
+        let only = if let [only] = &*workers { Some(Arc::clone(only)) } else { None };
         // From here on an error closes what was started.
-        let engine = Self { config, signature, shared, metrics, decoders, draining: AtomicBool::new(false) };
+        let engine = Self { config, signature, shared, metrics, decoders, only, draining: AtomicBool::new(false) };
         for index in 0..decoders {
             let preprocessor = preprocessor.clone();
             Hand { shared: Arc::clone(&engine.shared), preprocessor, metrics: Arc::clone(&engine.metrics) }
                 .start(index)?;
         }
-        for (instance, device) in devices.into_iter().enumerate() {
-            let (shared, metrics) = (Arc::clone(&engine.shared), Arc::clone(&engine.metrics));
-            Worker { instance, device, shared, metrics }.start()?;
+        for worker in workers {
+            worker.start()?;
         }
         let shared = Arc::clone(&engine.shared);
         let keep_time = move || {
@@ -150,7 +157,10 @@ impl Engine {
             decoders: self.decoders,
         };
         let result = match self.shared.submit(draft) {
-            Ok(ticket) => {
+            Ok((ticket, start)) => {
+                if let (Some(start), Some(worker)) = (start, &self.only) {
+                    worker.execute_lent(start);
+                }
                 let mut departure = Departure { engine: self, ticket: Some(&ticket) };
                 let shares = poll_fn(|context| ticket.poll(context)).await;
                 departure.ticket = None;

@@ -2,7 +2,8 @@
 //!
 //! Whoever has brought something takes it as far as it goes on its own thread: a caller copies its tensors into the batch, a
 //! decoder its image. Another thread is woken only where one must be: an idle device, a decoder for a file, the clock for a
-//! deadline that is sooner than all others. At low load a request of tensors meets one other thread, and one of images two.
+//! deadline that is sooner than all others. At low load a request of tensors meets one other thread, and one of images two; where
+//! the device is quicker than such a meeting, the caller runs the batch, and a request of tensors meets none.
 
 use std::{
     sync::{
@@ -29,6 +30,11 @@ const SMALL_COPY: usize = 4 << 10;
 const LARGE_COPY: usize = 4 << 20;
 /// Less than this is left for the device's thread to copy: waking another thread for it takes as long.
 const WORTH_A_THREAD: usize = 64 << 10;
+/// A batch that takes no longer is run by the caller: to wake the device's thread, and by it the caller's, costs as much. The
+/// network waits as long.
+const QUICK: Duration = Duration::from_micros(50);
+/// The device of an engine that has but one.
+const ONLY: usize = 0;
 /// Nobody who finds the queue full is told to come back sooner.
 const SOONEST_RETRY: Duration = Duration::from_millis(100);
 /// How often the clock looks for executions that hang.
@@ -42,6 +48,8 @@ pub(super) struct Shared {
     policy: Policy,
     limits: Limits,
     row_bytes: usize,
+    /// There is one device, so that who finds a sleeper knows which one sleeps.
+    can_lend: bool,
     floor: Mutex<Floor>,
     devices: Condvar,
     hands: Condvar,
@@ -80,6 +88,8 @@ struct Floor {
     hands: Sleepers,
     clock_wakes: Instant,
     live_devices: usize,
+    /// A caller runs a batch, and the device's thread sleeps on.
+    is_lent: bool,
     is_closed: bool,
 }
 
@@ -113,10 +123,12 @@ impl Shared {
             hands: Sleepers::default(),
             clock_wakes: Instant::now(),
             live_devices: devices,
+            is_lent: false,
             is_closed: false,
         };
         Self {
             row_bytes: row_bytes.sum(),
+            can_lend: devices == 1,
             layout,
             policy,
             limits,
@@ -128,11 +140,11 @@ impl Shared {
         }
     }
 
-    /// Admits a request and takes it as far as it goes.
+    /// Admits a request and takes it as far as it goes. A batch that comes back with it is for the caller to run.
     ///
     /// # Errors
     /// When there is no place for it, or no time.
-    pub(super) fn submit(&self, draft: Draft) -> Result<Arc<Ticket>, InferError> {
+    pub(super) fn submit(&self, draft: Draft) -> Result<(Arc<Ticket>, Option<Start>), InferError> {
         let Draft { content, arrived, deadline, level, decoders } = draft;
         let (mut floor, now) = (self.lock(), Instant::now());
         if floor.live_devices == 0 {
@@ -159,8 +171,27 @@ impl Shared {
         if !has_images && !is_large {
             floor = self.copy(floor, 1, false);
         }
+        let start = self.lend(&mut floor, now);
         self.release(floor);
-        Ok(ticket)
+        Ok((ticket, start))
+    }
+
+    /// The batch that the only device would run now, if it is so quick that its thread had better sleep on.
+    fn lend(&self, floor: &mut Floor, now: Instant) -> Option<Start> {
+        if !self.can_lend || floor.is_lent || floor.devices.asleep() == 0 {
+            return None;
+        }
+        let forming = floor.state.forming()?;
+        let (is_closed, is_written) = forming.state();
+        let rows = forming.rows();
+        let next = self.policy.next(Open { rows, age: forming.age(now), is_closed }, true);
+        if !is_written || next != Next::Run || floor.state.forecast.execution(rows)? > QUICK {
+            return None;
+        }
+        let start = floor.state.start(ONLY, now)?;
+        floor.devices.stand_in();
+        floor.is_lent = true;
+        Some(start)
     }
 
     /// The caller is gone: true when its request still waited.
@@ -186,6 +217,12 @@ impl Shared {
         loop {
             if floor.is_closed {
                 return None;
+            }
+            if floor.is_lent {
+                floor.devices.sleep();
+                floor = wait(&self.devices, floor, None);
+                floor.devices.wake();
+                continue;
             }
             floor = self.copy(floor, usize::MAX, true);
             let now = Instant::now();
@@ -226,7 +263,12 @@ impl Shared {
         if let Some((rows, took)) = took {
             floor.state.forecast.executed(rows, took);
         }
-        floor.state.end(instance, memory)
+        let members = floor.state.end(instance, memory);
+        if std::mem::take(&mut floor.is_lent) {
+            floor.devices.stand_back();
+            self.release(floor);
+        }
+        members
     }
 
     /// Waits for an image and takes it. Meanwhile copies what a busy device will need; none when the engine is gone.
@@ -293,7 +335,7 @@ impl Shared {
     /// A device's thread has ended; with the last one, everybody who waits has waited in vain.
     pub(super) fn lose_device(&self) {
         let mut floor = self.lock();
-        floor.live_devices -= 1;
+        floor.live_devices = floor.live_devices.saturating_sub(1);
         let lost = if floor.live_devices == 0 { floor.state.give_up_all() } else { Vec::new() };
         drop(floor);
         for ticket in lost {

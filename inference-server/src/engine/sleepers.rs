@@ -18,6 +18,19 @@ impl Sleepers {
         somebody_sleeps
     }
 
+    /// Counts one who sleeps as called, without a call: what it would do is done by somebody else.
+    pub(super) fn stand_in(&mut self) {
+        self.call();
+    }
+
+    /// That is done: it counts as asleep again, unless it woke up by itself meanwhile.
+    pub(super) fn stand_back(&mut self) {
+        if self.called > 0 {
+            self.called -= 1;
+            self.asleep += 1;
+        }
+    }
+
     /// How many sleep and were not called.
     pub(super) fn asleep(&self) -> usize {
         self.asleep
@@ -59,5 +72,23 @@ mod tests {
         sleepers.wake();
         sleepers.wake();
         assert_eq!((sleepers.asleep(), sleepers.called()), (0, 0));
+    }
+
+    #[test]
+    fn nobody_is_called_whose_work_another_does() {
+        let mut sleepers = Sleepers::default();
+        sleepers.sleep();
+        sleepers.stand_in();
+        assert!(!sleepers.call());
+        sleepers.stand_back();
+        assert!(sleepers.call(), "it sleeps all the time");
+        sleepers.wake();
+        sleepers.sleep();
+        // It wakes by itself, sees that it is not needed, and sleeps again.
+        sleepers.stand_in();
+        sleepers.wake();
+        sleepers.sleep();
+        sleepers.stand_back();
+        assert_eq!((sleepers.asleep(), sleepers.called()), (1, 0));
     }
 }

@@ -1,8 +1,9 @@
-//! The thread that owns a device: it runs one batch after another and answers its members.
+//! A device and its thread: one batch after another is run, and its members are answered.
 
 use std::{
+    ops::ControlFlow,
     panic::{AssertUnwindSafe, catch_unwind},
-    sync::Arc,
+    sync::{Arc, Mutex, PoisonError},
     thread,
     time::Instant,
 };
@@ -18,12 +19,12 @@ use crate::{
     metrics::{BatchTimes, Metrics},
 };
 
-/// Runs batches.
+/// One device, and what an execution needs beside it. Its own thread runs its batches, and a caller one that is quick.
 pub(super) struct Worker {
     /// Its device's place among the devices.
     pub(super) instance: usize,
-    /// What executes them; nobody else touches it.
-    pub(super) device: Box<dyn Device>,
+    /// What executes them.
+    pub(super) device: Mutex<Box<dyn Device>>,
     /// What waits.
     pub(super) shared: Arc<Shared>,
     /// What is counted.
@@ -44,44 +45,63 @@ impl Worker {
     ///
     /// # Errors
     /// When the system gives no thread.
-    pub(super) fn start(self) -> std::io::Result<()> {
+    pub(super) fn start(self: Arc<Self>) -> std::io::Result<()> {
         thread::Builder::new().name(format!("device-{}", self.instance)).spawn(move || self.run()).map(drop)
     }
 
-    fn run(self) {
-        let Self { instance, mut device, shared, metrics } = self;
-        let _post = Post(&shared);
-        let _pulse = Pulse(&shared);
-        while let Some(Start { batch, waits }) = shared.next_batch(instance) {
-            for wait in waits {
-                metrics.queue_duration.observe(wait.as_secs_f64());
-            }
-            let rows = batch.rows;
-            let executed_rows = batch.inputs.first().and_then(|input| input.shape.first()).copied();
-            let start = Instant::now();
-            let result = catch_unwind(AssertUnwindSafe(|| device.run(&batch.inputs)));
-            let took = matches!(result, Ok(Ok(_))).then(|| (rows, start.elapsed()));
-            let members = shared.end(instance, batch.into_memory(), took);
-            match result {
-                Ok(Ok(executed)) => {
-                    let times =
-                        BatchTimes { count: 1, input: executed.input, infer: executed.infer, output: executed.output };
-                    metrics.executed(rows, times);
-                    match misfit(&executed, executed_rows.filter(|_| shared.layout.is_batched)) {
-                        None => deliver(members, executed, rows, start),
-                        Some(message) => refuse(&shared, members, &message),
-                    }
-                }
-                Ok(Err(error)) => refuse(&shared, members, &format!("the execution failed: {error}")),
-                Err(_) => {
-                    // What a panic leaves behind in the device is unknown, so the server stops being live.
-                    shared.die();
-                    tracing::error!("the device panicked; the server is not live any more");
-                    refuse(&shared, members, "the device panicked");
-                    return;
-                }
+    fn run(&self) {
+        let _post = Post(&self.shared);
+        let _pulse = Pulse(&self.shared);
+        while let Some(start) = self.shared.next_batch(self.instance) {
+            if self.execute(start).is_break() {
+                return;
             }
         }
+    }
+
+    /// Runs a batch that a caller was lent.
+    pub(super) fn execute_lent(&self, start: Start) {
+        if self.execute(start).is_break() {
+            // The device's thread sleeps, and will never be called again.
+            self.shared.lose_device();
+        }
+    }
+
+    /// Runs a batch and answers its members. It breaks with a device that is not to be used again.
+    fn execute(&self, Start { batch, waits }: Start) -> ControlFlow<()> {
+        let Self { instance, device, shared, metrics } = self;
+        for wait in waits {
+            metrics.queue_duration.observe(wait.as_secs_f64());
+        }
+        let rows = batch.rows;
+        let executed_rows = batch.inputs.first().and_then(|input| input.shape.first()).copied();
+        // Nobody else waits for it: a batch is handed out for an idle device only.
+        let mut device = device.lock().unwrap_or_else(PoisonError::into_inner);
+        let start = Instant::now();
+        let result = catch_unwind(AssertUnwindSafe(|| device.run(&batch.inputs)));
+        drop(device);
+        let took = matches!(result, Ok(Ok(_))).then(|| (rows, start.elapsed()));
+        let members = shared.end(*instance, batch.into_memory(), took);
+        match result {
+            Ok(Ok(executed)) => {
+                let times =
+                    BatchTimes { count: 1, input: executed.input, infer: executed.infer, output: executed.output };
+                metrics.executed(rows, times);
+                match misfit(&executed, executed_rows.filter(|_| shared.layout.is_batched)) {
+                    None => deliver(members, executed, rows, start),
+                    Some(message) => refuse(shared, members, &message),
+                }
+            }
+            Ok(Err(error)) => refuse(shared, members, &format!("the execution failed: {error}")),
+            Err(_) => {
+                // What a panic leaves behind in the device is unknown, so the server stops being live.
+                shared.die();
+                tracing::error!("the device panicked; the server is not live any more");
+                refuse(shared, members, "the device panicked");
+                return ControlFlow::Break(());
+            }
+        }
+        ControlFlow::Continue(())
     }
 }
 

@@ -57,6 +57,8 @@ const MAX_STREAMS: u32 = 256;
 /// What a client of gRPC may send ahead of its being read: for one call, and for all of a connection.
 const STREAM_WINDOW: u32 = 1 << 20;
 const CONNECTION_WINDOW: u32 = 4 << 20;
+/// A tensor of 600 kB comes in one frame instead of 37, from clients that send what they may.
+const MAX_FRAME: u32 = 1 << 20;
 /// What waits to be sent on one call of gRPC.
 const SEND_BUFFER: usize = 1 << 20;
 /// Calls that a client began and took back before they were looked at; a client that does only that is cut off.
@@ -175,6 +177,7 @@ async fn connection(
                 .timer(TokioTimer::new())
                 .max_concurrent_streams(MAX_STREAMS)
                 .max_header_list_size(MAX_HEADER_BYTES)
+                .max_frame_size(MAX_FRAME)
                 .initial_stream_window_size(STREAM_WINDOW)
                 .initial_connection_window_size(CONNECTION_WINDOW)
                 .max_send_buf_size(SEND_BUFFER)

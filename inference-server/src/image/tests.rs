@@ -43,7 +43,8 @@ fn preprocessor(options: impl Into<Preprocessing>) -> Preprocessor {
 }
 
 fn fixture(name: &str) -> Vec<u8> {
-    fs::read(PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/images").join(name)).unwrap()
+    fs::read(PathBuf::from(std::env::var("CARGO_MANIFEST_DIR").unwrap()).join("tests/fixtures/images").join(name))
+        .unwrap()
 }
 
 /// Red, green and blue of each pixel, before they become the model's numbers.

@@ -1,8 +1,7 @@
 //! Where one request's time went, in a header that browsers and people read: `Server-Timing`.
 
-use std::fmt::Write as _;
-
 use axum::http::{HeaderName, HeaderValue};
+use bytes::Bytes;
 
 use crate::{engine::Answer, metrics::micros};
 
@@ -11,10 +10,12 @@ pub const TIMING: &str = "server-timing";
 /// The same for HTTP.
 pub const SERVER_TIMING: HeaderName = HeaderName::from_static(TIMING);
 
-/// The phases in milliseconds, and the size of the batch.
+const DIGITS: [u8; 10] = *b"0123456789";
+
+/// The phases in milliseconds, and the size of the batch. Every answer has it, so it is written without a formatter's detours.
 pub fn server_timing(answer: &Answer) -> HeaderValue {
     let timing = &answer.timing;
-    let mut text = String::with_capacity(128);
+    let mut text = Vec::with_capacity(128);
     for (name, duration) in [
         ("decode", timing.decode),
         ("queue", timing.queue),
@@ -22,13 +23,18 @@ pub fn server_timing(answer: &Answer) -> HeaderValue {
         ("compute", timing.compute),
         ("output", timing.compute_output),
     ] {
-        // Of 64 bits: those of 128 that a duration counts in take ten times as long to write.
         let micros = micros(duration);
-        // Writing to a string can't fail.
-        let _written = write!(text, "{name};dur={}.{:03}, ", micros / 1000, micros % 1000);
+        text.extend_from_slice(name.as_bytes());
+        text.extend_from_slice(b";dur=");
+        text.extend_from_slice(itoa::Buffer::new().format(micros / 1000).as_bytes());
+        text.push(b'.');
+        let digit = |place: u64| DIGITS[usize::try_from(micros / place % 10).unwrap_or(0)];
+        text.extend_from_slice(&[digit(100), digit(10), digit(1), b',', b' ']);
     }
-    let _written = write!(text, "batch;desc=\"{}\"", answer.batch_rows);
-    HeaderValue::try_from(text).unwrap_or(HeaderValue::from_static(""))
+    text.extend_from_slice(b"batch;desc=\"");
+    text.extend_from_slice(itoa::Buffer::new().format(answer.batch_rows).as_bytes());
+    text.push(b'"');
+    HeaderValue::from_maybe_shared(Bytes::from(text)).unwrap_or(HeaderValue::from_static(""))
 }
 
 #[cfg(test)]
@@ -41,9 +47,9 @@ mod tests {
     #[test]
     fn phases_are_milliseconds() {
         let timing =
-            Timing { queue: Duration::from_micros(12_034), compute: Duration::from_micros(7), ..Timing::default() };
+            Timing { queue: Duration::from_micros(12_034), compute: Duration::from_micros(1_070), ..Timing::default() };
         let answer = Answer { outputs: Vec::new(), batch_rows: 8, timing };
-        let expected = r#"decode;dur=0.000, queue;dur=12.034, input;dur=0.000, compute;dur=0.007, output;dur=0.000, batch;desc="8""#;
+        let expected = r#"decode;dur=0.000, queue;dur=12.034, input;dur=0.000, compute;dur=1.070, output;dur=0.000, batch;desc="8""#;
         assert_eq!(server_timing(&answer), expected);
     }
 }

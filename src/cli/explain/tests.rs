@@ -44,7 +44,8 @@ fn told(record: &Record) -> Report {
 
 /// Compares with a file of `testdata`; with FLOTILLA_UPDATE=1 it is written.
 fn golden(name: &str, text: &str) {
-    let path = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("src/cli/explain/testdata").join(name);
+    let path =
+        std::path::Path::new(&std::env::var("CARGO_MANIFEST_DIR").unwrap()).join("src/cli/explain/testdata").join(name);
     if std::env::var_os("FLOTILLA_UPDATE").is_some() {
         std::fs::write(&path, text).unwrap();
     }
@@ -55,8 +56,9 @@ fn golden(name: &str, text: &str) {
 /// What the documentation shows is what is printed.
 #[test]
 fn the_documentation_shows_these_words() {
-    let read =
-        |path: &str| std::fs::read_to_string(std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join(path)).unwrap();
+    let read = |path: &str| {
+        std::fs::read_to_string(std::path::Path::new(&std::env::var("CARGO_MANIFEST_DIR").unwrap()).join(path)).unwrap()
+    };
     let page = read("docs/explain.md");
     for name in ["more", "window"] {
         assert!(page.contains(&read(&format!("src/cli/explain/testdata/{name}.txt"))), "docs/explain.md: {name}.txt");

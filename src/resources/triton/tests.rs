@@ -15,7 +15,7 @@ use crate::fixtures::validated;
 use crate::resources::tests::built;
 
 fn model_config() -> MessageDescriptor {
-    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("inference-server/proto");
+    let folder = Path::new(&std::env::var("CARGO_MANIFEST_DIR").unwrap()).join("inference-server/proto");
     let files = protox::compile(["model_config.proto"], [folder]).unwrap();
     let pool = DescriptorPool::from_file_descriptor_set(files).unwrap();
     pool.get_message_by_name("inference.ModelConfig").unwrap()

@@ -39,7 +39,7 @@ fn images(threads: usize, max_rows: usize, run: impl FnMut(usize) + Send + 'stat
 }
 
 fn file(name: &str) -> Bytes {
-    let folder = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/images");
+    let folder = PathBuf::from(std::env::var("CARGO_MANIFEST_DIR").unwrap()).join("tests/fixtures/images");
     Bytes::from(fs::read(folder.join(name)).unwrap())
 }
 

@@ -5,6 +5,7 @@ mod devices;
 mod dividing;
 mod images;
 mod overload;
+mod quick;
 mod random;
 mod turns;
 
