@@ -65,6 +65,9 @@ pub enum ScalingMode {
     /// Flotilla, from the time that requests wait.
     #[default]
     QueueTime,
+    /// Whoever writes spec.replicas through /scale, as in External. Flotilla decides as in QueueTime and shows it, and does
+    /// not act on it.
+    Advisory,
     /// Whoever writes spec.replicas through /scale: a person, a HorizontalPodAutoscaler, KEDA.
     External,
 }
@@ -74,6 +77,7 @@ impl ScalingMode {
     pub fn as_str(self) -> &'static str {
         match self {
             Self::QueueTime => "QueueTime",
+            Self::Advisory => "Advisory",
             Self::External => "External",
         }
     }

@@ -68,8 +68,9 @@ fn news(previous: &InferenceServiceStatus, status: &InferenceServiceStatus) -> V
     let latest =
         |status: &InferenceServiceStatus| status.scaling.as_ref().and_then(|scaling| scaling.history.first().cloned());
     if let Some(change) = latest(status).filter(|change| latest(previous).as_ref() != Some(change)) {
-        let note = format!("Scaled from {} to {} replicas: {}", change.from, change.to, change.reason);
-        events.push(event(EventType::Normal, "Scaled", "Scale", &note));
+        let (reason, verb) = if change.advised { ("Advised", "Would scale") } else { ("Scaled", "Scaled") };
+        let note = format!("{verb} from {} to {} replicas: {}", change.from, change.to, change.reason);
+        events.push(event(EventType::Normal, reason, "Scale", &note));
     }
     for kind in [READY, SCALING_ACTIVE] {
         let (before, Some(after)) = (condition(previous, kind), condition(status, kind)) else { continue };
@@ -168,8 +169,9 @@ mod tests {
 
     #[test]
     fn a_change_of_replicas_is_told_when_it_is_new() {
-        let scaled = |to: i32| -> InferenceServiceStatus {
-            let event = json!({"time": "2026-01-01T00:00:00Z", "from": 1, "to": to, "reason": "DemandAboveCapacity"});
+        let scaled = |to: i32, advised: bool| -> InferenceServiceStatus {
+            let event = json!({"time": "2026-01-01T00:00:00Z", "from": 1, "to": to, "reason": "DemandAboveCapacity",
+                               "advised": advised});
             serde_json::from_value(
                 json!({"scaling": {"desiredReplicas": to, "reason": "OnTarget", "history": [event]}}),
             )
@@ -178,7 +180,9 @@ mod tests {
         let notes = |before: &InferenceServiceStatus, after: &InferenceServiceStatus| -> Vec<_> {
             news(before, after).into_iter().filter_map(|event| event.note).collect()
         };
-        assert_eq!(notes(&status(&[]), &scaled(4)), ["Scaled from 1 to 4 replicas: DemandAboveCapacity"]);
-        assert!(notes(&scaled(4), &scaled(4)).is_empty());
+        assert_eq!(notes(&status(&[]), &scaled(4, false)), ["Scaled from 1 to 4 replicas: DemandAboveCapacity"]);
+        assert!(notes(&scaled(4, false), &scaled(4, false)).is_empty());
+        let advised = notes(&scaled(4, false), &scaled(4, true));
+        assert_eq!(advised, ["Would scale from 1 to 4 replicas: DemandAboveCapacity"]);
     }
 }

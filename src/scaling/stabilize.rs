@@ -22,6 +22,8 @@ pub(super) struct LastIncrease {
     /// When the growth began that this increase is a part of, and from how many replicas.
     pub(super) growth_since: Monotonic,
     pub(super) growth_from: u32,
+    /// Whether so many were ordered since: where somebody else orders, an increase may only be wished for.
+    pub(super) carried_out: bool,
 }
 
 /// The last decrease, and the number from which it began.
@@ -84,7 +86,22 @@ impl LastIncrease {
     pub(super) fn note(last: Option<Self>, current: u32, to: u32, now: Monotonic) -> Self {
         let (growth_since, growth_from) = Self::growth(last, current, now);
         let repeated = last.filter(|last| last.to == to && now.since(last.at) < PERIOD);
-        Self { at: repeated.map_or(now, |last| last.at), to, growth_since, growth_from }
+        Self { at: repeated.map_or(now, |last| last.at), to, growth_since, growth_from, carried_out: false }
+    }
+
+    /// Takes in what is ordered now, and was at the last look: orders may be carried out late or never, and somebody else
+    /// may order more, which takes as long to show.
+    pub(super) fn follow(last: Option<Self>, before: Option<u32>, ordered: u32, now: Monotonic) -> Option<Self> {
+        match (last, before) {
+            (Some(last), _) if !last.carried_out && ordered >= last.to => {
+                let at = if now.since(last.at) < PERIOD { last.at } else { now };
+                Some(Self { at, carried_out: true, ..last })
+            }
+            (_, Some(before)) if ordered > before && last.is_none_or(|last| last.carried_out) => {
+                Some(Self { carried_out: true, ..Self::note(last, before, ordered, now) })
+            }
+            _ => last,
+        }
     }
 
     /// The growth that an order of now belongs to: the one under way, or a new one.
@@ -198,6 +215,23 @@ mod tests {
         let last = LastDecrease::note(None, 8, at(100));
         assert_eq!(LastDecrease::limit(Some(last), 4, at(114)), 4);
         assert_eq!(LastDecrease::limit(Some(last), 4, at(115)), 2);
+    }
+
+    #[test]
+    fn an_order_is_carried_out_when_so_many_are_ordered_and_one_of_somebody_else_is_one() {
+        let wished = LastIncrease::note(None, 2, 5, at(100));
+        let followed = |last, before, ordered| LastIncrease::follow(last, Some(before), ordered, at(104));
+        assert_eq!(followed(Some(wished), 2, 2), Some(wished), "nobody acted on it");
+        assert_eq!(followed(Some(wished), 2, 3), Some(wished), "not as far as this");
+        let done = LastIncrease { carried_out: true, ..wished };
+        assert_eq!(followed(Some(wished), 2, 6), Some(done));
+        let late = LastIncrease::follow(Some(wished), Some(2), 5, at(200)).unwrap();
+        assert_eq!((late.at, late.carried_out), (at(200), true), "its answer is to be waited for from then on");
+        assert_eq!(followed(Some(done), 5, 3), Some(done), "what is lowered later was carried out all the same");
+        let theirs = followed(None, 2, 4).unwrap();
+        assert_eq!((theirs.at, theirs.to, theirs.carried_out), (at(104), 4, true));
+        assert_eq!(followed(Some(theirs), 4, 4), Some(theirs), "seen again, nothing changes");
+        assert_eq!(LastIncrease::follow(None, None, 4, at(104)), None, "what was there at the first look is no order");
     }
 
     #[test]

@@ -33,6 +33,8 @@ pub struct State {
     pub(super) hold: Hold,
     pub(super) last_increase: Option<LastIncrease>,
     pub(super) last_decrease: Option<LastDecrease>,
+    /// Replicas that were ordered at the last look.
+    ordered: Option<u32>,
     /// Far more came than the replicas could take: nothing is removed until then.
     pub(super) panic_until: Option<Monotonic>,
     classes: BTreeMap<String, Class>,
@@ -49,6 +51,21 @@ struct Class {
 }
 
 impl State {
+    /// Takes in how many are ordered, by whomever.
+    pub(super) fn follow(&mut self, ordered: u32, now: Monotonic) {
+        let before = self.ordered.replace(ordered);
+        self.last_increase = LastIncrease::follow(self.last_increase, before, ordered, now);
+    }
+
+    /// The last increase while it waits to be carried out. It stands for as long as the replicas would, had they come: a
+    /// number that is only shown goes up and down no more often than one that is acted on.
+    pub(super) fn standing(&self, policy: &Policy, current: u32, now: Monotonic) -> Option<u32> {
+        let window = policy.settings().stabilization_window;
+        let last = self.last_increase.filter(|last| !last.carried_out)?;
+        let is_asked_for = self.window.peak(now, window, window).is_none_or(|peak| peak >= last.to);
+        Some(policy.clamp(last.to)).filter(|to| is_asked_for && *to > current)
+    }
+
     /// Marks the replicas that are far slower than what is known of their class.
     pub(super) fn mark_slow(&self, view: &mut View<'_>) {
         health::mark_slow(view, |class| self.classes.get(class)?.model.line());

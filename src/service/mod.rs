@@ -154,8 +154,15 @@ pub struct ValidatedScaling {
     pub target_queue_time: Duration,
     /// How long fewer must have been enough.
     pub scale_down_stabilization: Duration,
-    /// What /scale wrote last, within the bounds; acted on in mode External.
+    /// What /scale wrote last, within the bounds; acted on in the modes Advisory and External.
     pub external_replicas: u32,
+}
+
+impl ValidatedScaling {
+    /// Whether Flotilla's own decisions are carried out.
+    pub fn acts(&self) -> bool {
+        self.mode == ScalingMode::QueueTime
+    }
 }
 
 /// How a changed template replaces the old one.

@@ -235,7 +235,7 @@ fn rows() -> Vec<Row> {
             "scaling.mode",
             none(),
             "/status/summary/queue",
-            [json!("External"), json!("QueueTime")],
+            [json!("External"), json!("Advisory")],
             [json!("-/20ms"), json!("-"), json!("-/20ms")],
         ),
         row(

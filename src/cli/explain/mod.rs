@@ -17,6 +17,7 @@ use super::cluster::{Answer, Cluster, ClusterArguments, Unreachable};
 use super::output::Format;
 use super::{CliError, print};
 use crate::api::condition::READY;
+use crate::api::scaling::ScalingMode;
 use crate::api::status::ScalingStatus;
 use crate::api::{InferenceService, InferenceServiceSpec};
 use crate::explain::{Explanation, VERSION};
@@ -167,6 +168,11 @@ impl Report {
             bounds: (scaling.min_replicas, scaling.max_replicas),
             target: scaling.target_queue_time_milliseconds,
         }
+    }
+
+    /// Why decisions are only shown, in a word; none where they are acted on.
+    fn shown_only(&self) -> Option<&'static str> {
+        (self.mode != ScalingMode::QueueTime.as_str()).then_some(self.mode)
     }
 
     /// What makes a report news to a watch.

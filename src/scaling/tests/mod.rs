@@ -1,5 +1,6 @@
 //! Stories with literal times: what is seen, and what is to be decided.
 
+mod advised;
 mod explained;
 mod properties;
 mod simulation;
@@ -76,7 +77,9 @@ fn starting_replicas_count_until_their_time_or_their_third_restart() {
     let unexplained = |now| Measurement { arrivals_per_second: 100.0, ..overloaded(300.0, 50.0, now) };
     let seen = |starting: Vec<Starting>| {
         let mut story = Story::new(policy());
-        let mut decision = story.see(0.0, &fleet(measured(vec![steady(100.0, at(0.0)), steady(100.0, at(0.0))])));
+        let mut before = fleet(measured(vec![steady(100.0, at(0.0)), steady(100.0, at(0.0))]));
+        before.current += u32::try_from(starting.len()).unwrap();
+        let mut decision = story.see(0.0, &before);
         for second in [2.0, 4.0] {
             let hot = measured(vec![unexplained(at(second)), unexplained(at(second))]);
             let mut observation = fleet(hot);
