@@ -143,7 +143,7 @@ fn every_reason_is_documented_once() {
     documented.retain(|reason| !reason.starts_with("---"));
     let mut reasons = crate::scaling::Reason::ALL.map(crate::scaling::Reason::as_str).to_vec();
     // Not the law's.
-    reasons.push(crate::api::scaling::ScalingMode::External.as_str());
+    reasons.extend([crate::api::scaling::ScalingMode::External.as_str(), crate::api::scaling::PAUSED]);
     documented.sort_unstable();
     reasons.sort_unstable();
     assert_eq!(documented, reasons);

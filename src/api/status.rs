@@ -99,7 +99,7 @@ pub struct ScalingStatus {
     #[schemars(schema_with = "super::schema::optional_time")]
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub last_scale_time: Option<Time>,
-    /// The last ten changes, and in mode Advisory those that Flotilla would have made; newest first.
+    /// The last ten changes, and in mode Advisory or paused those that Flotilla would have made; newest first.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub history: Vec<ScalingEvent>,
 }

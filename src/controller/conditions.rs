@@ -9,7 +9,7 @@ use crate::api::condition::{
     AVAILABLE, ENGINE_CACHE_MISSING, METRICS_AVAILABLE, PLACED, PROGRESSING, READY, SCALING_ACTIVE, STALLED,
 };
 use crate::api::runtime::{Engine, ExecutionProvider};
-use crate::api::scaling::ScalingMode;
+use crate::api::scaling::{PAUSED, ScalingMode};
 use crate::api::status::ScalingStatus;
 use crate::placement::Verdict;
 use crate::scaling::Reason;
@@ -162,7 +162,7 @@ fn metrics_available(found: &Findings) -> Finding {
             Finding::new("Unknown", "NoReadyReplicas", Reason::NoReadyReplicas.explanation())
         }
         Some(reason) if !reason.has_metrics() && found.metrics_missing => {
-            let held = if found.service.scaling.acts() {
+            let held = if found.service.scaling.mode == ScalingMode::QueueTime {
                 "replicas are held"
             } else {
                 "what Flotilla would order is held, and whoever decides does without it"
@@ -185,6 +185,15 @@ fn scaling_active(found: &Findings, scaling: Option<&ScalingStatus>) -> Finding 
         );
     }
     match found.service.scaling.mode {
+        ScalingMode::QueueTime if found.service.scaling.paused => Finding::new(
+            "False",
+            PAUSED,
+            format!(
+                "the number of replicas stays where it is, within minReplicas and maxReplicas; Flotilla decides and does not \
+                 act: {}. Set scaling.paused: false to let it",
+                advised(found, scaling)
+            ),
+        ),
         ScalingMode::QueueTime => Finding::new("True", "QueueTime", "replicas follow the time that requests wait"),
         ScalingMode::Advisory => Finding::new(
             "True",
@@ -204,12 +213,16 @@ fn scaling_active(found: &Findings, scaling: Option<&ScalingStatus>) -> Finding 
 /// What would be ordered, as the status shows it: it changes no more often.
 fn advised(found: &Findings, scaling: Option<&ScalingStatus>) -> String {
     let ordered = found.order.replicas;
+    let why = |scaling: &ScalingStatus| match scaling.reason.as_str() {
+        PAUSED => String::new(),
+        reason => format!(" ({reason})"),
+    };
     match scaling {
         Some(scaling) if u32::try_from(scaling.desired_replicas) == Ok(ordered) => {
-            format!("it would leave the {ordered} that are ordered ({})", scaling.reason)
+            format!("it would leave the {ordered} that are ordered{}", why(scaling))
         }
         Some(scaling) => {
-            format!("it would order {} now ({}), {ordered} are ordered", scaling.desired_replicas, scaling.reason)
+            format!("it would order {} now{}, {ordered} are ordered", scaling.desired_replicas, why(scaling))
         }
         None => format!("{ordered} are ordered"),
     }

@@ -1,6 +1,6 @@
 //! Pure: how many replicas are ordered, of what the law says and what somebody else asks for.
 
-use crate::api::scaling::ScalingMode;
+use crate::api::scaling::{PAUSED, ScalingMode};
 use crate::scaling::{Decision, Reason};
 use crate::service::ValidatedScaling;
 
@@ -17,6 +17,7 @@ impl Order {
     /// What is ordered; `ordered` is what was before.
     pub fn new(scaling: &ValidatedScaling, decision: Option<&Decision>, ordered: u32) -> Self {
         match (scaling.mode, decision) {
+            (ScalingMode::QueueTime, _) if scaling.paused => Self::held(scaling, ordered, PAUSED),
             (ScalingMode::QueueTime, Some(decision)) => {
                 Self { replicas: decision.replicas, cause: decision.reason.as_str() }
             }
@@ -51,7 +52,10 @@ mod tests {
     #[test]
     fn whoever_decides_is_followed_within_the_bounds() {
         let says = |replicas| Decision { replicas, reason: Reason::Backlog, inputs: Inputs::default() };
-        let bounds = |scaling: serde_json::Value| json!({"minReplicas": 2, "maxReplicas": 6, "mode": scaling});
+        let bounds = |mode: &str| {
+            let paused = mode == PAUSED;
+            json!({"minReplicas": 2, "maxReplicas": 6, "mode": if paused { "QueueTime" } else { mode }, "paused": paused})
+        };
         for (mode, decision, asked, ordered, expected) in [
             ("QueueTime", Some(5), 3, 4, (5, "Backlog")),
             ("QueueTime", None, 3, 4, (4, "NoData")),
@@ -61,8 +65,12 @@ mod tests {
             ("Advisory", Some(5), 9, 4, (6, "External")),
             ("Advisory", None, 1, 4, (2, "External")),
             ("External", Some(5), 3, 4, (3, "External")),
+            ("Paused", Some(5), 3, 4, (4, "Paused")),
+            ("Paused", None, 3, 4, (4, "Paused")),
+            ("Paused", Some(2), 3, 1, (2, "BelowMinimum")),
+            ("Paused", Some(2), 3, 9, (6, "AboveMaximum")),
         ] {
-            let service = validated(json!({"scaling": bounds(json!(mode)), "replicas": asked}));
+            let service = validated(json!({"scaling": bounds(mode), "replicas": asked}));
             let order = Order::new(&service.scaling, decision.map(says).as_ref(), ordered);
             assert_eq!((order.replicas, order.cause), expected, "{mode} {decision:?} {asked} {ordered}");
         }

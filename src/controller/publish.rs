@@ -10,6 +10,7 @@ use super::context::Context;
 use super::error::Error;
 use super::index::is_older;
 use crate::api::condition::{METRICS_AVAILABLE, PLACED, READY, SCALING_ACTIVE};
+use crate::api::scaling::PAUSED;
 use crate::api::{InferenceService, InferenceServiceStatus, STATUS_MANAGER};
 
 /// The status that is known best: the cache may not have seen our own last write yet.
@@ -97,7 +98,9 @@ fn condition<'a>(status: &'a InferenceServiceStatus, kind: &str) -> Option<&'a C
 /// A condition that became False, or is no longer.
 fn turned(before: Option<&Condition>, after: &Condition, action: &str) -> Option<Event> {
     if after.status == "False" {
-        Some(event(EventType::Warning, &after.reason, action, &after.message))
+        // Somebody wanted it so.
+        let type_ = if after.reason == PAUSED { EventType::Normal } else { EventType::Warning };
+        Some(event(type_, &after.reason, action, &after.message))
     } else {
         // That no replica is ready any more is no good news of its metrics.
         let was_false = before.is_some_and(|before| before.status == "False") && after.reason != "NoReadyReplicas";
@@ -139,6 +142,7 @@ mod tests {
         let none = (METRICS_AVAILABLE, "Unknown", "NoReadyReplicas");
         let (fits, full) = ((PLACED, "True", "Fits"), (PLACED, "False", "CapacityUnavailable"));
         let (alone, rival) = ((SCALING_ACTIVE, "True", "QueueTime"), (SCALING_ACTIVE, "False", "ScalingConflict"));
+        let paused = (SCALING_ACTIVE, "False", "Paused");
         for (before, after, expected) in [
             (fresh, stale, Some((true, "StaleMetrics"))),
             (stale, stale, None),
@@ -152,6 +156,9 @@ mod tests {
             (alone, rival, Some((true, "ScalingConflict"))),
             (rival, rival, None),
             (rival, alone, Some((false, "QueueTime"))),
+            (alone, paused, Some((false, "Paused"))),
+            (paused, paused, None),
+            (paused, alone, Some((false, "QueueTime"))),
         ] {
             let expected: Vec<_> = expected.map(|(bad, reason)| (bad, reason.to_owned())).into_iter().collect();
             assert_eq!(told(&[before], &[after]), expected, "{before:?} -> {after:?}");

@@ -12,7 +12,7 @@ use super::order::Order;
 use super::rollout::RolloutPlan;
 use crate::api::InferenceServiceStatus;
 use crate::api::labels::STABLE;
-use crate::api::scaling::ScalingMode;
+use crate::api::scaling::{PAUSED, ScalingMode};
 use crate::api::status::{ModelStatus, PlacementStatus, PoolStatus, ScalingEvent, ScalingStatus, Summary};
 use crate::placement::product::Product;
 use crate::placement::{Placement, Verdict};
@@ -176,9 +176,10 @@ fn products(found: &Findings) -> BTreeSet<String> {
 fn scaling(previous: Option<&ScalingStatus>, found: &Findings, is_due: bool, now: Timestamp) -> ScalingStatus {
     let decision = found.decision.filter(|_| found.service.scaling.mode != ScalingMode::External);
     let inputs = decision.map(|decision| &decision.inputs);
+    let why = decision.map_or(found.order.cause, |decision| decision.reason.as_str());
     let mut scaling = ScalingStatus {
         desired_replicas: count(decision.map_or(found.order.replicas, |decision| decision.replicas)),
-        reason: decision.map_or(found.order.cause, |decision| decision.reason.as_str()).to_owned(),
+        reason: if found.service.scaling.paused { PAUSED } else { why }.to_owned(),
         queue_time_milliseconds: inputs
             .and_then(|inputs| inputs.queue_time)
             .map(|time| i32::try_from(time.as_millis()).unwrap_or(i32::MAX)),
@@ -194,7 +195,7 @@ fn scaling(previous: Option<&ScalingStatus>, found: &Findings, is_due: bool, now
             let (from, to) = (count(from), count(found.order.replicas));
             Some(ScalingEvent { time: Time(now), from, to, reason, advised: false })
         }
-        None => advice(previous, &scaling, found.order, now),
+        None => advice(previous, &scaling, found.order, why, now),
     };
     let has_news = change.is_some();
     scaling.history.splice(0..0, change);
@@ -216,6 +217,7 @@ fn advice(
     previous: Option<&ScalingStatus>,
     scaling: &ScalingStatus,
     order: Order,
+    why: &str,
     now: Timestamp,
 ) -> Option<ScalingEvent> {
     let (from, to) = (count(order.replicas), scaling.desired_replicas);
@@ -225,7 +227,7 @@ fn advice(
     let is_told = previous.is_some_and(|previous| {
         previous.desired_replicas == to || previous.history.first().as_ref().is_some_and(is_same)
     });
-    let event = || ScalingEvent { time: Time(now), from, to, reason: scaling.reason.clone(), advised: true };
+    let event = || ScalingEvent { time: Time(now), from, to, reason: why.to_owned(), advised: true };
     (from != to && !is_told).then(event)
 }
 

@@ -330,6 +330,33 @@ fn what_is_only_advised_is_shown_once_and_changes_no_replicas() {
 }
 
 #[test]
+fn paused_is_shown_at_once_and_so_is_what_would_be_ordered() {
+    let acting = world(json!({})).first();
+    let mut world = world(json!({"scaling": {"paused": true}}));
+    world.service.generation += 1;
+    world.decision = Some(decision(3, Reason::DemandAboveCapacity));
+    let status = world.compute(&acting, false, "2026-01-01T00:11:00Z");
+    let scaling = status.scaling.clone().unwrap();
+    assert_eq!((scaling.desired_replicas, scaling.reason.as_str()), (3, "Paused"));
+    let last = &scaling.history[0];
+    assert_eq!((last.from, last.to, last.reason.as_str(), last.advised), (1, 3, "DemandAboveCapacity", true));
+    let active = status.conditions.iter().find(|condition| condition.type_ == "ScalingActive").unwrap();
+    assert_eq!((active.status.as_str(), active.reason.as_str()), ("False", "Paused"));
+    assert!(
+        active.message.contains("it would order 3 now, 1 are ordered. Set scaling.paused: false"),
+        "{}",
+        active.message
+    );
+    assert_eq!(says(&status, "Progressing").1, "Done", "what would be ordered is not waited for");
+    assert_eq!(world.compute(&status, true, "2026-01-01T00:12:00Z"), status, "a second look changes nothing");
+    world.service.scaling.paused = false;
+    world.service.generation += 1;
+    (world.desired, world.scaled_from) = (3, Some(1));
+    let resumed = world.compute(&status, false, "2026-01-01T00:13:00Z").scaling.unwrap();
+    assert_eq!((resumed.reason.as_str(), resumed.history.len()), ("DemandAboveCapacity", 2));
+}
+
+#[test]
 fn a_second_look_at_the_same_changes_nothing() {
     let world = world(json!({}));
     let first = world.first();

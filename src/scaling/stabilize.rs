@@ -104,11 +104,13 @@ impl LastIncrease {
         }
     }
 
-    /// The growth that an order of now belongs to: the one under way, or a new one.
+    /// The growth that an order of now belongs to: the one under way, or a new one where nobody carried that out.
     fn growth(last: Option<Self>, current: u32, now: Monotonic) -> (Monotonic, u32) {
-        match last {
-            Some(last) if now.since(last.growth_since) < PERIOD => (last.growth_since, last.growth_from.min(current)),
-            _ => (now, current),
+        let is_under_way =
+            |last: &Self| now.since(last.growth_since) < PERIOD && (last.carried_out || current > last.growth_from);
+        match last.filter(is_under_way) {
+            Some(last) => (last.growth_since, last.growth_from.min(current)),
+            None => (now, current),
         }
     }
 }
@@ -120,12 +122,10 @@ impl LastDecrease {
         from.saturating_sub(SHRINK_STEP.max(from / 2))
     }
 
-    /// Notes a decrease: of the one under way, or a new one.
+    /// Notes a decrease: of the one under way, or a new one where nobody carried that out.
     pub(super) fn note(last: Option<Self>, current: u32, now: Monotonic) -> Self {
-        match last {
-            Some(last) if now.since(last.since) < PERIOD => Self { from: last.from.max(current), ..last },
-            _ => Self { since: now, from: current },
-        }
+        let is_under_way = |last: &Self| now.since(last.since) < PERIOD && current < last.from;
+        last.filter(is_under_way).unwrap_or(Self { since: now, from: current })
     }
 }
 
@@ -213,6 +213,11 @@ mod tests {
             assert_eq!(LastDecrease::limit(None, current, at(100)), left, "of {current}");
         }
         let last = LastDecrease::note(None, 8, at(100));
+        assert_eq!(
+            LastDecrease::note(Some(last), 8, at(114)),
+            LastDecrease::note(None, 8, at(114)),
+            "nobody acted on it"
+        );
         assert_eq!(LastDecrease::limit(Some(last), 4, at(114)), 4);
         assert_eq!(LastDecrease::limit(Some(last), 4, at(115)), 2);
     }

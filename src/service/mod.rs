@@ -146,6 +146,8 @@ pub struct GpuRequest {
 pub struct ValidatedScaling {
     /// Who decides.
     pub mode: ScalingMode,
+    /// Whether the number stays where it is.
+    pub paused: bool,
     /// At least one.
     pub min_replicas: u32,
     /// At least `min_replicas`.
@@ -161,7 +163,7 @@ pub struct ValidatedScaling {
 impl ValidatedScaling {
     /// Whether Flotilla's own decisions are carried out.
     pub fn acts(&self) -> bool {
-        self.mode == ScalingMode::QueueTime
+        self.mode == ScalingMode::QueueTime && !self.paused
     }
 }
 

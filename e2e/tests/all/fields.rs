@@ -239,6 +239,13 @@ fn rows() -> Vec<Row> {
             [json!("-/20ms"), json!("-"), json!("-/20ms")],
         ),
         row(
+            "scaling.paused",
+            none(),
+            "/status/scaling/reason",
+            [json!(true), json!(false)],
+            [json!("NoReadyReplicas"), json!("Paused"), json!("NoReadyReplicas")],
+        ),
+        row(
             "scaling.minReplicas",
             external(none()),
             "/deployment/spec/replicas",

@@ -17,7 +17,7 @@ use super::cluster::{Answer, Cluster, ClusterArguments, Unreachable};
 use super::output::Format;
 use super::{CliError, print};
 use crate::api::condition::READY;
-use crate::api::scaling::ScalingMode;
+use crate::api::scaling::{PAUSED, ScalingMode};
 use crate::api::status::ScalingStatus;
 use crate::api::{InferenceService, InferenceServiceSpec};
 use crate::explain::{Explanation, VERSION};
@@ -67,6 +67,7 @@ pub(super) struct Report {
     namespace: String,
     name: String,
     mode: &'static str,
+    paused: bool,
     /// Operator or Status.
     source: &'static str,
     /// The operator's pod that was asked.
@@ -159,6 +160,7 @@ impl Report {
             namespace: service.namespace().unwrap_or_default(),
             name: service.name_any(),
             mode: scaling.mode.as_str(),
+            paused: scaling.paused,
             source: if decision.is_some() { "Operator" } else { "Status" },
             operator,
             fallback,
@@ -172,7 +174,8 @@ impl Report {
 
     /// Why decisions are only shown, in a word; none where they are acted on.
     fn shown_only(&self) -> Option<&'static str> {
-        (self.mode != ScalingMode::QueueTime.as_str()).then_some(self.mode)
+        let is_followed = self.mode != ScalingMode::QueueTime.as_str();
+        if self.paused { Some(PAUSED) } else { is_followed.then_some(self.mode) }
     }
 
     /// What makes a report news to a watch.

@@ -6,7 +6,7 @@ use jiff::Timestamp;
 
 use super::Report;
 use super::when::{changes, holds, replicas};
-use crate::api::scaling::ScalingMode;
+use crate::api::scaling::{PAUSED, ScalingMode};
 use crate::cli::top::pods_table;
 use crate::cli::words::{age, number, or_dash, rate, table, time};
 use crate::explain::Explanation;
@@ -97,6 +97,7 @@ fn head(report: &Report, now: Timestamp) -> String {
 /// By whom a decision is acted on, where it is not by Flotilla.
 fn acted_on(report: &Report) -> Option<&'static str> {
     report.shown_only().map(|word| match word {
+        PAUSED => "by nobody: scaling.paused is true, replicas stay as they are",
         "Advisory" => "by nobody: scaling.mode is Advisory, replicas follow spec.replicas",
         _ => "by whoever writes spec.replicas: scaling.mode is External",
     })
@@ -243,7 +244,8 @@ fn known(report: &Report) -> String {
     let quantity = |quantity: &Option<k8s_openapi::apimachinery::pkg::api::resource::Quantity>| {
         or_dash(quantity.as_ref(), |quantity| format!("{}/s", quantity.0))
     };
-    let mut lines = vec![("mode", report.mode.to_owned()), ("replicas", format!("{min} to {max}"))];
+    let paused = if report.paused { ", paused" } else { "" };
+    let mut lines = vec![("mode", format!("{}{paused}", report.mode)), ("replicas", format!("{min} to {max}"))];
     if report.mode != ScalingMode::External.as_str() {
         lines.push(("arrivals", quantity(&status.arrivals_per_second)));
         lines.push(("capacity", format!("{} a replica", quantity(&status.capacity_per_replica))));

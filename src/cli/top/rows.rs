@@ -9,7 +9,7 @@ use serde::Serialize;
 
 use super::SortBy;
 use crate::api::InferenceService;
-use crate::api::scaling::ScalingMode;
+use crate::api::scaling::{PAUSED, ScalingMode};
 use crate::cli::words::{age, number, or_dash, rate, table, time};
 use crate::explain::{PodFigures, Summary};
 
@@ -22,6 +22,7 @@ pub(super) struct Row {
     ready: i64,
     /// Ordered ones.
     replicas: i64,
+    /// The mode, or Paused.
     mode: &'static str,
     /// What Flotilla would order, where it does not act.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -77,9 +78,10 @@ impl Row {
         let scaling = status.scaling.unwrap_or_default();
         let summary = status.summary.unwrap_or_default();
         let desired: i64 = scaling.desired_replicas.into();
-        let (bounds, mode) = (&object.spec.scaling, object.spec.scaling.mode);
-        let is_advised = mode == ScalingMode::Advisory;
-        let followed = object.spec.replicas.min(bounds.max_replicas).max(bounds.min_replicas).into();
+        let (bounds, mode) = (&object.spec.scaling, object.spec.scaling.word());
+        let is_advised = mode == PAUSED || mode == ScalingMode::Advisory.as_str();
+        let followed = if mode == PAUSED { status.replicas } else { object.spec.replicas };
+        let followed = followed.min(bounds.max_replicas).max(bounds.min_replicas).into();
         let number = |quantity: Option<Quantity>| quantity.and_then(|quantity| quantity.0.parse().ok());
         let word = |text: String| if text.is_empty() { "-".to_owned() } else { text };
         Self {
@@ -87,7 +89,7 @@ impl Row {
             name: object.name_any(),
             ready: status.ready_replicas.into(),
             replicas: if is_advised { followed } else { desired },
-            mode: mode.as_str(),
+            mode,
             wanted: is_advised.then_some(desired),
             max_replicas: object.spec.scaling.max_replicas.into(),
             queue_time: scaling.queue_time_milliseconds.map(|wait| f64::from(wait) / 1e3),
@@ -263,7 +265,10 @@ new      0       0         8     -         20 ms    -          -          -     
         let mode = |mode: &str, mut status: serde_json::Value| {
             status["scaling"]["desiredReplicas"] = json!(6);
             let mut object = object("photos", status);
-            object.spec.scaling = serde_json::from_value(json!({"mode": mode})).unwrap();
+            let paused = mode == PAUSED;
+            let mode = if paused { "QueueTime" } else { mode };
+            object.spec.scaling = serde_json::from_value(json!({"mode": mode, "paused": paused})).unwrap();
+            object.status.as_mut().unwrap().replicas = 5;
             object.spec.replicas = 2;
             object
         };
@@ -273,6 +278,8 @@ new      0       0         8     -         20 ms    -          -          -     
             ("QueueTime", true, (4, "DemandAboveCapacity")),
             ("Advisory", false, (2, "OnTarget (Advisory: 6)")),
             ("External", false, (6, "OnTarget")),
+            ("Paused", true, (3, "DemandAboveCapacity (Paused: 4)")),
+            ("Paused", false, (5, "OnTarget (Paused: 6)")),
         ] {
             let told = if summary { vec![told("photos", 412.4)] } else { Vec::new() };
             let row = rows(&[mode(name, status())], told).remove(0);

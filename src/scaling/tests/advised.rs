@@ -84,6 +84,34 @@ fn a_decrease_that_was_only_shown_makes_no_window_longer() {
     assert_eq!((back.replicas, back.inputs.remembered), (8, Duration::from_mins(2)));
 }
 
+/// After a pause, what was shown is done, and from there it goes on as ever: in steps, and with windows of what was seen.
+#[test]
+fn after_a_pause_it_goes_on_as_it_showed() {
+    let acts = |story: &mut Story, from: u32, mut replicas: u32, arrivals: f64| -> Vec<(u32, u32)> {
+        let mut changes = Vec::new();
+        for second in (from..from + 60).step_by(2) {
+            let now = f64::from(second);
+            let decided = story.see(now, &balanced(replicas, arrivals, at(now))).replicas;
+            if decided != replicas {
+                changes.push((second - from, decided));
+            }
+            replicas = decided;
+        }
+        changes
+    };
+    let mut fewer = Story::new(policy());
+    assert_eq!(told(&mut fewer, 0, 600, 8, 100.0).last(), Some(&4));
+    assert_eq!(acts(&mut fewer, 600, 8, 100.0), [(0, 4), (16, 2), (32, 1)]);
+    let mut more = Story::new(policy());
+    assert_eq!(told(&mut more, 0, 600, 1, 340.0).last(), Some(&3));
+    assert_eq!(acts(&mut more, 600, 1, 340.0), [(0, 3)]);
+    // The peak in the pause is older than the window.
+    let mut past = Story::new(policy());
+    told(&mut past, 0, 60, 2, 1000.0);
+    assert_eq!(told(&mut past, 60, 300, 2, 240.0).last(), Some(&2));
+    assert_eq!(acts(&mut past, 300, 2, 240.0), []);
+}
+
 /// What was decided in rounds two seconds apart of a fleet that nobody scales.
 fn unscaled(policy: &Policy, replicas: u32, rates: impl IntoIterator<Item = f64>) -> Vec<Decision> {
     let mut state = State::default();
