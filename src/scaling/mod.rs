@@ -44,6 +44,7 @@ mod health;
 mod hold;
 mod observation;
 mod policy;
+mod speed;
 mod stabilize;
 mod standing;
 mod state;

@@ -7,10 +7,12 @@ use std::time::Duration;
 use super::capacity::{BatchLine, Capacity, CapacitySource, ClassModel};
 use super::decision::Inputs;
 use super::demand::Demand;
+use super::fresh::Fresh;
 use super::health;
 use super::hold::Hold;
 use super::observation::{BatchDelta, Monotonic};
 use super::policy::{Policy, PolicySettings};
+use super::speed::Speed;
 use super::stabilize::{LastDecrease, LastIncrease, Window};
 use super::view::{Pressure, View};
 use super::whole;
@@ -155,12 +157,13 @@ impl State {
         was_pressed: bool,
         now: Monotonic,
     ) {
-        for fresh in &view.fresh {
+        let unlike = self.unlike(view);
+        for (fresh, is_unlike) in view.fresh.iter().zip(unlike) {
             let class = self.classes.entry(fresh.class.to_owned()).or_default();
             class.used = now;
             let taken = fresh.measurement.taken;
             let is_new = self.learnt.insert(fresh.name.to_owned(), taken).is_none_or(|before| before < taken);
-            if !is_new || fresh.measurement.tainted || fresh.is_slow {
+            if !is_new || fresh.measurement.tainted || fresh.is_slow || is_unlike {
                 continue;
             }
             let size = |delta: &BatchDelta| BatchDelta { size: weighted_size(delta.size), ..*delta };
@@ -181,6 +184,32 @@ impl State {
             let oldest = self.classes.iter().min_by_key(|(_, class)| class.used).map(|(name, _)| name.clone());
             oldest.map(|name| self.classes.remove(&name));
         }
+    }
+
+    /// The replicas that are far slower than the others of their class, as far as that is too young to say so; and takes back
+    /// what a young one says where it is of such a replica.
+    fn unlike(&mut self, view: &View<'_>) -> Vec<bool> {
+        let speed = |fresh: &Fresh<'_>| Speed::of(&fresh.measurement.batches).filter(|_| !fresh.measurement.tainted);
+        let mut rounds: BTreeMap<&str, Vec<(usize, Speed)>> = BTreeMap::new();
+        for (index, fresh) in view.fresh.iter().enumerate() {
+            let class = self.classes.get(fresh.class);
+            if class.is_none_or(|class| class.model.is_young()) {
+                rounds.entry(fresh.class).or_default().extend(speed(fresh).map(|speed| (index, speed)));
+            }
+        }
+        let mut unlike = vec![false; view.fresh.len()];
+        for (class, round) in rounds {
+            if let Some(class) = self.classes.get_mut(class) {
+                class.model.doubt(round.iter().map(|(_, speed)| speed));
+            }
+            for (own, speed) in &round {
+                let others = round.iter().filter(|(other, _)| other != own).map(|(_, speed)| speed);
+                if let Some(unlike) = unlike.get_mut(*own) {
+                    *unlike = speed.is_slower_than_most(others);
+                }
+            }
+        }
+        unlike
     }
 
     /// The line of the class that most of the measured replicas have.
