@@ -23,6 +23,7 @@ pub mod dump;
 pub mod fleet;
 pub mod load;
 pub mod manifests;
+pub mod many;
 pub mod node;
 pub mod operator;
 pub mod peers;

@@ -5,12 +5,11 @@ use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
 
 use flotilla::api::{InferenceService, condition};
-use futures::StreamExt as _;
 use k8s_openapi::api::apps::v1::Deployment;
 use k8s_openapi::api::core::v1::{ConfigMap, Service, ServiceAccount};
 use k8s_openapi::api::networking::v1::NetworkPolicy;
 use k8s_openapi::api::policy::v1::PodDisruptionBudget;
-use kube::api::{ListParams, PostParams};
+use kube::api::ListParams;
 use kube::{Api, Client, ResourceExt as _};
 use serde::Serialize;
 use serde_json::json;
@@ -18,12 +17,8 @@ use serde_json::json;
 use crate::apiserver::{ApiServer, Operator};
 use crate::process::{memory, processor_time};
 use crate::table::Table;
-use crate::{Look, Outcome, timer, until};
+use crate::{Look, Outcome, many, until};
 
-/// Services are spread over this many namespaces.
-const NAMESPACES: usize = 4;
-/// Requests under way while they are created.
-const CREATING: usize = 16;
 const LIMIT: Duration = Duration::from_mins(10);
 /// After so long without a write nothing is under way: what was measured is published at most every 30 s.
 const AT_REST: Duration = Duration::from_secs(32);
@@ -62,30 +57,14 @@ pub struct Measured {
 /// # Errors
 /// A service did not get its objects in time, or something does not answer.
 pub async fn measure(server: &ApiServer, operator: &Operator, count: usize, rest: Duration) -> Outcome<Measured> {
-    let namespaces: Vec<String> = (0..NAMESPACES).map(|index| format!("scale-{index}")).collect();
-    for namespace in &namespaces {
-        server.namespace(namespace).await?;
-    }
+    many::namespaces(server, "scale").await?;
     let before = server.writes().await?;
     let started = Instant::now();
-    let mut creates = futures::stream::iter((0..count).map(|index| {
-        let services: Api<InferenceService> = Api::namespaced(
-            server.client.clone(),
-            namespaces.get(index % NAMESPACES).map_or("default", String::as_str),
-        );
+    many::create(server, "scale", count, |index| {
         let gpu = if index % 2 == 0 { json!({"placement": {"gpu": {}}}) } else { json!({}) };
-        let spec = crate::patched(&gpu, &json!({"service": {"type": "ClusterIP"}}));
-        let manifest = timer(&format!("service-{index:05}"), &spec);
-        async move {
-            let service: InferenceService = serde_json::from_value(manifest)?;
-            services.create(&PostParams::default(), &service).await?;
-            Outcome::Ok(())
-        }
-    }))
-    .buffer_unordered(CREATING);
-    while let Some(created) = creates.next().await {
-        created?;
-    }
+        crate::patched(&gpu, &json!({"service": {"type": "ClusterIP"}}))
+    })
+    .await?;
     let creating = started.elapsed();
     until("every service has all its objects and conditions", LIMIT, async || {
         let done = complete(&server.client).await?;

@@ -9,10 +9,16 @@ use serde::{Deserialize, Serialize};
 #[serde(rename_all = "camelCase")]
 #[x_kube(validation = Rule::new("self.minReplicas <= self.maxReplicas")
     .message("minReplicas must not be greater than maxReplicas: lower minReplicas or raise maxReplicas"))]
+#[x_kube(validation = Rule::new("!self.paused || self.mode == 'QueueTime'")
+    .message("paused keeps Flotilla from acting, and in the modes Advisory and External it does not act: leave paused out, and pause whatever writes spec.replicas (KEDA: the annotation autoscaling.keda.sh/paused)"))]
 pub struct Scaling {
     /// Who decides.
     #[serde(default)]
     pub mode: ScalingMode,
+    /// Keeps the number of replicas where it is, within minReplicas and maxReplicas. Flotilla goes on to decide and to show it,
+    /// and acts again when this is false.
+    #[serde(default)]
+    pub paused: bool,
     /// Never fewer than this.
     #[schemars(range(min = 1, max = 1000))]
     #[serde(default = "default_min_replicas")]
@@ -35,11 +41,22 @@ impl Default for Scaling {
     fn default() -> Self {
         Self {
             mode: ScalingMode::default(),
+            paused: false,
             min_replicas: default_min_replicas(),
             max_replicas: default_max_replicas(),
             target_queue_time_milliseconds: default_target(),
             scale_down_stabilization_seconds: default_stabilization(),
         }
+    }
+}
+
+/// The word for a mode that is paused.
+pub const PAUSED: &str = "Paused";
+
+impl Scaling {
+    /// The mode, or that it is paused, in a word.
+    pub fn word(&self) -> &'static str {
+        if self.paused { PAUSED } else { self.mode.as_str() }
     }
 }
 
@@ -65,6 +82,9 @@ pub enum ScalingMode {
     /// Flotilla, from the time that requests wait.
     #[default]
     QueueTime,
+    /// Whoever writes spec.replicas through /scale, as in External. Flotilla decides as in QueueTime and shows it, and does
+    /// not act on it.
+    Advisory,
     /// Whoever writes spec.replicas through /scale: a person, a HorizontalPodAutoscaler, KEDA.
     External,
 }
@@ -74,6 +94,7 @@ impl ScalingMode {
     pub fn as_str(self) -> &'static str {
         match self {
             Self::QueueTime => "QueueTime",
+            Self::Advisory => "Advisory",
             Self::External => "External",
         }
     }

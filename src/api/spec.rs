@@ -55,7 +55,7 @@ pub struct InferenceServiceSpec {
     /// How many replicas there should be.
     #[serde(default)]
     pub scaling: Scaling,
-    /// Replicas in mode External, kept within minReplicas and maxReplicas; what /scale writes.
+    /// Replicas in the modes Advisory and External, kept within minReplicas and maxReplicas; what /scale writes.
     #[schemars(range(min = 0, max = 1000))]
     #[serde(default = "default_replicas")]
     pub replicas: i32,

@@ -80,7 +80,7 @@ pub struct PoolStatus {
 #[derive(Clone, Debug, Default, Deserialize, JsonSchema, PartialEq, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct ScalingStatus {
-    /// Replicas that are wanted.
+    /// Replicas that are wanted: by Flotilla, whether it acts on it or not; in mode External by whoever wrote spec.replicas.
     pub desired_replicas: i32,
     /// Why, in a word.
     pub reason: String,
@@ -99,7 +99,7 @@ pub struct ScalingStatus {
     #[schemars(schema_with = "super::schema::optional_time")]
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub last_scale_time: Option<Time>,
-    /// The last ten changes, newest first.
+    /// The last ten changes, and in mode Advisory or paused those that Flotilla would have made; newest first.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub history: Vec<ScalingEvent>,
 }
@@ -117,6 +117,14 @@ pub struct ScalingEvent {
     pub to: i32,
     /// Why, in a word.
     pub reason: String,
+    /// It was only shown, and not made.
+    #[serde(default, skip_serializing_if = "is_false")]
+    pub advised: bool,
+}
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde's signature")]
+fn is_false(value: &bool) -> bool {
+    !value
 }
 
 /// The model as the replicas report it.

@@ -1,5 +1,9 @@
-//! What the caches hold of pods and owned objects: thousands of them, so only what some step reads, and that closely packed.
+//! What the caches hold of pods, owned objects and autoscalers: thousands of them, so only what some step reads, and that
+//! closely packed.
 
+use std::ops::Deref;
+
+use k8s_openapi::api::autoscaling::v2::HorizontalPodAutoscaler;
 use k8s_openapi::api::core::v1::Pod;
 use kube::core::DynamicObject;
 
@@ -7,43 +11,82 @@ use super::index::{Indexed, ObjectKey, ServiceName};
 use super::pods::PodView;
 use crate::api::labels;
 use crate::placement::snapshot::Held;
+use crate::service::names;
 
-/// A pod of ours, or another that holds GPUs.
+/// What is kept of an object, with what an index needs to know of it.
 #[derive(Clone, Debug)]
-pub struct CachedPod {
+pub struct Cached<T> {
     key: ObjectKey,
     service: Option<ServiceName>,
     version: Option<String>,
+    kept: T,
+}
+
+/// A pod of ours, or another that holds GPUs.
+pub type CachedPod = Cached<KeptPod>;
+/// An owned object.
+pub type CachedObject = Cached<Packed>;
+/// A HorizontalPodAutoscaler of a Deployment; it belongs to the service that such a Deployment is named after.
+pub type CachedAutoscaler = Cached<Target>;
+
+/// What there is to keep of a pod.
+#[derive(Clone, Debug)]
+pub struct KeptPod {
     /// What the operator looks at; of our pods only.
     pub view: Option<PodView>,
     /// The GPUs that it holds.
     pub held: Option<Held>,
 }
 
-impl CachedPod {
-    /// What there is to keep of a pod, if anything.
-    pub fn new(pod: &Pod) -> Option<Self> {
-        let ours = pod.metadata.labels.as_ref().is_some_and(|labels| labels.contains_key(labels::SERVICE));
-        let view = ours.then(|| PodView::new(pod));
-        let held = Held::by(pod);
-        (ours || held.is_some()).then(|| Self {
-            key: pod.key(),
-            service: pod.service(),
-            version: pod.metadata.resource_version.clone(),
-            view,
-            held,
-        })
+/// The text of an object's JSON: as a tree it would take ten times the memory, and most are read only when they change.
+#[derive(Clone, Debug)]
+pub struct Packed(Box<str>);
+
+/// The Deployment that an autoscaler scales.
+#[derive(Clone, Debug)]
+pub struct Target(pub String);
+
+impl<T> Cached<T> {
+    fn new(object: &impl Indexed, kept: T) -> Self {
+        Self {
+            key: object.key(),
+            service: object.service(),
+            version: object.resource_version().map(str::to_owned),
+            kept,
+        }
     }
 }
 
-/// An owned object, as the text of its JSON: as a tree it would take ten times the memory, and most are read only when they
-/// change.
-#[derive(Clone, Debug)]
-pub struct CachedObject {
-    key: ObjectKey,
-    service: Option<ServiceName>,
-    version: Option<String>,
-    json: Box<str>,
+impl<T> Deref for Cached<T> {
+    type Target = T;
+
+    fn deref(&self) -> &T {
+        &self.kept
+    }
+}
+
+impl<T: Clone + Send + Sync + 'static> Indexed for Cached<T> {
+    fn key(&self) -> ObjectKey {
+        self.key.clone()
+    }
+
+    fn service(&self) -> Option<ServiceName> {
+        self.service.clone()
+    }
+
+    fn resource_version(&self) -> Option<&str> {
+        self.version.as_deref()
+    }
+}
+
+impl CachedPod {
+    /// What there is to keep of a pod, if anything.
+    pub fn of(pod: &Pod) -> Option<Self> {
+        let ours = pod.metadata.labels.as_ref().is_some_and(|labels| labels.contains_key(labels::SERVICE));
+        let view = ours.then(|| PodView::new(pod));
+        let held = Held::by(pod);
+        (ours || held.is_some()).then(|| Self::new(pod, KeptPod { view, held }))
+    }
 }
 
 impl CachedObject {
@@ -51,13 +94,8 @@ impl CachedObject {
     ///
     /// # Errors
     /// It can't be serialised.
-    pub fn new(object: &DynamicObject) -> Result<Self, serde_json::Error> {
-        Ok(Self {
-            key: object.key(),
-            service: object.service(),
-            version: object.metadata.resource_version.clone(),
-            json: serde_json::to_string(object)?.into_boxed_str(),
-        })
+    pub fn pack(object: &DynamicObject) -> Result<Self, serde_json::Error> {
+        Ok(Self::new(object, Packed(serde_json::to_string(object)?.into_boxed_str())))
     }
 
     /// The object.
@@ -65,35 +103,23 @@ impl CachedObject {
     /// # Errors
     /// Never, as far as the text is what was packed.
     pub fn object(&self) -> Result<DynamicObject, serde_json::Error> {
-        serde_json::from_str(&self.json)
+        serde_json::from_str(&self.kept.0)
     }
 }
 
-impl Indexed for CachedPod {
-    fn key(&self) -> ObjectKey {
-        self.key.clone()
+impl CachedAutoscaler {
+    /// What there is to keep of an autoscaler: nothing, unless it scales a Deployment that may be ours.
+    pub fn of(autoscaler: &HorizontalPodAutoscaler) -> Option<Self> {
+        let target = &autoscaler.spec.as_ref()?.scale_target_ref;
+        let service = names::service_of_deployment(&target.name).filter(|_| target.kind == "Deployment")?;
+        let namespace = autoscaler.metadata.namespace.clone().unwrap_or_default();
+        let service = Some(ServiceName { namespace, name: service.to_owned() });
+        Some(Self { service, ..Self::new(autoscaler, Target(target.name.clone())) })
     }
 
-    fn service(&self) -> Option<ServiceName> {
-        self.service.clone()
-    }
-
-    fn resource_version(&self) -> Option<&str> {
-        self.version.as_deref()
-    }
-}
-
-impl Indexed for CachedObject {
-    fn key(&self) -> ObjectKey {
-        self.key.clone()
-    }
-
-    fn service(&self) -> Option<ServiceName> {
-        self.service.clone()
-    }
-
-    fn resource_version(&self) -> Option<&str> {
-        self.version.as_deref()
+    /// Its name.
+    pub fn name(&self) -> &str {
+        &self.key.name
     }
 }
 
@@ -113,7 +139,7 @@ mod tests {
             "spec": {"replicas": 3, "ratio": 0.1, "list": [null, {}, []]},
         }))
         .unwrap();
-        let cached = CachedObject::new(&object).unwrap();
+        let cached = CachedObject::pack(&object).unwrap();
         assert_eq!(cached.object().unwrap(), object);
         assert_eq!((cached.key(), cached.resource_version()), (object.key(), Some("7")));
         assert_eq!(cached.service(), Some(ServiceName { namespace: "n".into(), name: "s".into() }));
@@ -126,11 +152,28 @@ mod tests {
                 "spec": {"nodeName": "a", "containers": [{"name": "c", "resources": {"limits": {"nvidia.com/gpu": gpus.to_string()}}}]}}))
             .unwrap()
         };
-        let kept =
-            |labels, gpus| CachedPod::new(&pod(labels, gpus)).map(|pod| (pod.view.is_some(), pod.held.is_some()));
+        let kept = |labels, gpus| CachedPod::of(&pod(labels, gpus)).map(|pod| (pod.view.is_some(), pod.held.is_some()));
         assert_eq!(kept(json!({"flotilla.dev/service": "s"}), 1), Some((true, true)));
         assert_eq!(kept(json!({"flotilla.dev/service": "s"}), 0), Some((true, false)));
         assert_eq!(kept(json!({"app": "other"}), 2), Some((false, true)));
         assert_eq!(kept(json!({"app": "other"}), 0), None);
+    }
+
+    #[test]
+    fn an_autoscaler_is_found_by_the_service_whose_deployment_it_scales() {
+        let autoscaler = |kind: &str, target: &str| -> HorizontalPodAutoscaler {
+            serde_json::from_value(json!({"metadata": {"name": "theirs", "namespace": "n"},
+                "spec": {"maxReplicas": 3, "scaleTargetRef": {"kind": kind, "name": target}}}))
+            .unwrap()
+        };
+        let found = |kind, target| {
+            let cached = CachedAutoscaler::of(&autoscaler(kind, target))?;
+            Some((cached.service()?.name, cached.0.clone(), cached.name().to_owned()))
+        };
+        let (target, other) = ("a-b-cpu-stable", "a-b-tpu-stable");
+        assert_eq!(found("Deployment", target), Some(("a-b".into(), target.into(), "theirs".into())));
+        for (kind, target) in [("StatefulSet", target), ("Deployment", other), ("Deployment", "web")] {
+            assert_eq!(found(kind, target), None, "{kind} {target}");
+        }
     }
 }

@@ -9,7 +9,8 @@ use crate::api::condition::{
     AVAILABLE, ENGINE_CACHE_MISSING, METRICS_AVAILABLE, PLACED, PROGRESSING, READY, SCALING_ACTIVE, STALLED,
 };
 use crate::api::runtime::{Engine, ExecutionProvider};
-use crate::api::scaling::ScalingMode;
+use crate::api::scaling::{PAUSED, ScalingMode};
+use crate::api::status::ScalingStatus;
 use crate::placement::Verdict;
 use crate::scaling::Reason;
 use crate::service::{EngineCache, ValidatedService};
@@ -46,7 +47,7 @@ pub fn set_rejected(conditions: &mut Vec<Condition>, generation: i64, stop: &Sto
 }
 
 /// Sets the conditions after a visit of a valid service.
-pub fn set(conditions: &mut Vec<Condition>, found: &Findings, now: Timestamp) {
+pub fn set(conditions: &mut Vec<Condition>, found: &Findings, scaling: Option<&ScalingStatus>, now: Timestamp) {
     let generation = found.service.generation;
     let obstacle = obstacle(found, now);
     for (kind, finding) in [
@@ -55,7 +56,7 @@ pub fn set(conditions: &mut Vec<Condition>, found: &Findings, now: Timestamp) {
         (PROGRESSING, progressing(found, obstacle.as_ref())),
         (PLACED, placed(found)),
         (METRICS_AVAILABLE, metrics_available(found)),
-        (SCALING_ACTIVE, scaling_active(found)),
+        (SCALING_ACTIVE, scaling_active(found, scaling)),
         (ENGINE_CACHE_MISSING, engine_cache_missing(found.service)),
         (STALLED, stalled(obstacle.as_ref())),
     ] {
@@ -105,7 +106,7 @@ fn obstacle(found: &Findings, now: Timestamp) -> Option<Stop> {
 
 fn ready(found: &Findings, obstacle: Option<&Stop>) -> Finding {
     let ready = found.observed.ready().count();
-    let needed = usize::try_from(found.service.scaling.min_replicas.min(found.desired)).unwrap_or(usize::MAX);
+    let needed = usize::try_from(found.service.scaling.min_replicas.min(found.order.replicas)).unwrap_or(usize::MAX);
     match obstacle {
         // A replica beyond the minimum that does not come up is told by Progressing; the service itself is as asked for.
         Some(stop) if found.stop.is_some() || ready < needed || stop.permanent || found.observed.is_rolling() => {
@@ -132,7 +133,7 @@ fn progressing(found: &Findings, obstacle: Option<&Stop>) -> Finding {
     match obstacle {
         Some(stop) => Finding::new("False", stop.reason.as_str(), stop.message.as_str()),
         None if found.observed.is_rolling() => Finding::new("True", "Updating", "replicas are being replaced"),
-        None if ready < found.desired => Finding::new("True", "Starting", "replicas are starting"),
+        None if ready < found.order.replicas => Finding::new("True", "Starting", "replicas are starting"),
         None => Finding::new("False", "Done", "what was asked for is in place"),
     }
 }
@@ -156,18 +157,23 @@ fn placed(found: &Findings) -> Finding {
 
 fn metrics_available(found: &Findings) -> Finding {
     match found.decision.map(|decision| decision.reason) {
-        None => Finding::new("Unknown", "NotUsed", "mode External decides without the servers' metrics"),
+        None => Finding::new("Unknown", "NotDecided", "nothing was decided yet"),
         Some(Reason::NoReadyReplicas) => {
             Finding::new("Unknown", "NoReadyReplicas", Reason::NoReadyReplicas.explanation())
         }
         Some(reason) if !reason.has_metrics() && found.metrics_missing => {
-            Finding::new("False", reason.as_str(), format!("{}; replicas are held", reason.explanation()))
+            let held = if found.service.scaling.mode == ScalingMode::QueueTime {
+                "replicas are held"
+            } else {
+                "what Flotilla would order is held, and whoever decides does without it"
+            };
+            Finding::new("False", reason.as_str(), format!("{}; {held}", reason.explanation()))
         }
         Some(_) => Finding::new("True", "Fresh", "the replicas' metrics are read"),
     }
 }
 
-fn scaling_active(found: &Findings) -> Finding {
+fn scaling_active(found: &Findings, scaling: Option<&ScalingStatus>) -> Finding {
     if let Some(rival) = &found.observed.rival {
         return Finding::new(
             "False",
@@ -179,10 +185,46 @@ fn scaling_active(found: &Findings) -> Finding {
         );
     }
     match found.service.scaling.mode {
+        ScalingMode::QueueTime if found.service.scaling.paused => Finding::new(
+            "False",
+            PAUSED,
+            format!(
+                "the number of replicas stays where it is, within minReplicas and maxReplicas; Flotilla decides and does not \
+                 act: {}. Set scaling.paused: false to let it",
+                advised(found, scaling)
+            ),
+        ),
         ScalingMode::QueueTime => Finding::new("True", "QueueTime", "replicas follow the time that requests wait"),
+        ScalingMode::Advisory => Finding::new(
+            "True",
+            "Advisory",
+            format!(
+                "replicas follow spec.replicas, within minReplicas and maxReplicas; Flotilla decides and does not act: {}. \
+                 Set scaling.mode: QueueTime to let it",
+                advised(found, scaling)
+            ),
+        ),
         ScalingMode::External => {
             Finding::new("True", "External", "replicas follow spec.replicas, within minReplicas and maxReplicas")
         }
+    }
+}
+
+/// What would be ordered, as the status shows it: it changes no more often.
+fn advised(found: &Findings, scaling: Option<&ScalingStatus>) -> String {
+    let ordered = found.order.replicas;
+    let why = |scaling: &ScalingStatus| match scaling.reason.as_str() {
+        PAUSED => String::new(),
+        reason => format!(" ({reason})"),
+    };
+    match scaling {
+        Some(scaling) if u32::try_from(scaling.desired_replicas) == Ok(ordered) => {
+            format!("it would leave the {ordered} that are ordered{}", why(scaling))
+        }
+        Some(scaling) => {
+            format!("it would order {} now{}, {ordered} are ordered", scaling.desired_replicas, why(scaling))
+        }
+        None => format!("{ordered} are ordered"),
     }
 }
 

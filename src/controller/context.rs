@@ -4,12 +4,11 @@ use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use k8s_openapi::api::autoscaling::v2::HorizontalPodAutoscaler;
 use k8s_openapi::api::core::v1::Node;
 use kube::Client;
 use kube::runtime::events::Recorder;
 
-use super::cached::{CachedObject, CachedPod};
+use super::cached::{CachedAutoscaler, CachedObject, CachedPod};
 use super::error::Error;
 use super::index::{Index, ObjectKey, ServiceName};
 use super::lease::Fence;
@@ -38,8 +37,8 @@ pub struct Context {
     pub pods: Arc<Index<CachedPod>>,
     /// Nodes; `None` where the operator may not read them.
     pub nodes: Option<Arc<Index<Node>>>,
-    /// HorizontalPodAutoscalers, ours or not.
-    pub autoscalers: Arc<Index<HorizontalPodAutoscaler>>,
+    /// HorizontalPodAutoscalers of what may be our Deployments.
+    pub autoscalers: Arc<Index<CachedAutoscaler>>,
     /// Reads the servers' metrics.
     pub collector: Arc<Collector>,
     /// The last decisions, for whoever asks why.

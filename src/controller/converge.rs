@@ -16,13 +16,13 @@ use super::error::Error;
 use super::index::{Indexed as _, ServiceName};
 use super::leaving;
 use super::observe::Observed;
-use super::reconcile::policy;
+use super::order::Order;
 use super::rollout::{self, RolloutInput, RolloutPlan};
 use super::scale;
 use crate::api::labels;
 use crate::placement::Placement;
 use crate::resources::{self, Resources, RolloutShape, digest};
-use crate::scaling::{self, Decision, Observation};
+use crate::scaling::{self, Observation, Policy};
 use crate::service::ValidatedService;
 
 /// An object that the API server changes back after an apply is applied again only after this time.
@@ -40,9 +40,11 @@ pub struct Work<'a> {
     pub observed: Observed,
     /// Where the replicas go.
     pub placement: Placement,
-    /// What the law says; `None` in mode External.
-    pub decision: Option<Decision>,
-    /// What the decision was made from.
+    /// What the law keeps.
+    pub policy: Option<Policy>,
+    /// Replicas that are wanted now.
+    pub order: Order,
+    /// What was measured.
     pub observation: &'a Observation,
 }
 
@@ -57,11 +59,6 @@ pub struct Converged {
 }
 
 impl Work<'_> {
-    /// Replicas that are wanted now.
-    pub fn desired(&self) -> u32 {
-        self.decision.as_ref().map_or(self.service.scaling.external_replicas, |decision| decision.replicas)
-    }
-
     /// Applies what differs, writes replicas where they differ, removes what is wanted no longer.
     ///
     /// # Errors
@@ -206,7 +203,7 @@ impl Work<'_> {
         if self.observed.rival.is_some() {
             return Ok(None);
         }
-        let (ordered, desired, new) = (scale::ordered(deployment), self.desired(), is_paused(deployment));
+        let (ordered, desired, new) = (scale::ordered(deployment), self.order.replicas, is_paused(deployment));
         if ordered == desired && !new {
             return Ok(None);
         }
@@ -217,7 +214,7 @@ impl Work<'_> {
         if new {
             return Ok(None);
         }
-        let reason = self.decision.as_ref().map_or("External", |decision| decision.reason.as_str());
+        let reason = self.order.cause;
         tracing::info!(
             namespace = self.service.namespace,
             service = self.service.name,
@@ -233,13 +230,13 @@ impl Work<'_> {
     /// The pods whose deletion cost changes before the replicas are lowered.
     fn leaving(&self) -> Vec<leaving::Change> {
         // While templates change, the Deployment divides what goes among two ReplicaSets.
-        let Some(policy) = policy(self.ctx, self.service).filter(|_| !self.observed.is_rolling()) else {
+        let Some(policy) = self.policy.as_ref().filter(|_| !self.observed.is_rolling()) else {
             return Vec::new();
         };
         let memories = self.ctx.memories();
         let state = memories.get(&self.service.uid).map(|memory| memory.scaling.clone()).unwrap_or_default();
-        let standings = scaling::standings(&policy, &state, self.observation, self.ctx.now());
-        leaving::changes(&self.observed.pods, &standings, self.desired())
+        let standings = scaling::standings(policy, &state, self.observation, self.ctx.now());
+        leaving::changes(&self.observed.pods, &standings, self.order.replicas)
     }
 
     /// Deletes settings that no pod uses any more, and the Deployment of a pool that was left once the new one answers.

@@ -12,6 +12,7 @@ pub mod index;
 pub mod lease;
 pub mod leaving;
 pub mod observe;
+mod order;
 pub mod pods;
 pub mod publish;
 pub mod reconcile;

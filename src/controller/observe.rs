@@ -103,13 +103,8 @@ pub fn observe(ctx: &Context, service: &ValidatedService) -> Observed {
         namespace: service.namespace.clone(),
         name: deployment_name.clone(),
     };
-    let rival = ctx.autoscalers.all().iter().find_map(|autoscaler| {
-        let target = &autoscaler.spec.as_ref()?.scale_target_ref;
-        (autoscaler.metadata.namespace.as_ref() == Some(&service.namespace)
-            && target.kind == "Deployment"
-            && target.name == deployment_name)
-            .then(|| autoscaler.metadata.name.clone().unwrap_or_default())
-    });
+    let rivals = ctx.autoscalers.of_service(&name);
+    let rival = rivals.iter().find(|autoscaler| autoscaler.0 == deployment_name);
     let is_ours = |object: &DynamicObject| {
         object
             .metadata
@@ -122,7 +117,7 @@ pub fn observe(ctx: &Context, service: &ValidatedService) -> Observed {
         deployment: ctx.owned.get(&key).and_then(|cached| cached.object().ok()).filter(is_ours),
         pods: ctx.pods.of_service(&name).iter().filter_map(|pod| pod.view.clone()).collect(),
         snapshot: ctx.snapshot(),
-        rival,
+        rival: rival.map(|autoscaler| autoscaler.name().to_owned()),
     }
 }
 

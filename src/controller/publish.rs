@@ -10,6 +10,7 @@ use super::context::Context;
 use super::error::Error;
 use super::index::is_older;
 use crate::api::condition::{METRICS_AVAILABLE, PLACED, READY, SCALING_ACTIVE};
+use crate::api::scaling::PAUSED;
 use crate::api::{InferenceService, InferenceServiceStatus, STATUS_MANAGER};
 
 /// The status that is known best: the cache may not have seen our own last write yet.
@@ -68,8 +69,9 @@ fn news(previous: &InferenceServiceStatus, status: &InferenceServiceStatus) -> V
     let latest =
         |status: &InferenceServiceStatus| status.scaling.as_ref().and_then(|scaling| scaling.history.first().cloned());
     if let Some(change) = latest(status).filter(|change| latest(previous).as_ref() != Some(change)) {
-        let note = format!("Scaled from {} to {} replicas: {}", change.from, change.to, change.reason);
-        events.push(event(EventType::Normal, "Scaled", "Scale", &note));
+        let (reason, verb) = if change.advised { ("Advised", "Would scale") } else { ("Scaled", "Scaled") };
+        let note = format!("{verb} from {} to {} replicas: {}", change.from, change.to, change.reason);
+        events.push(event(EventType::Normal, reason, "Scale", &note));
     }
     for kind in [READY, SCALING_ACTIVE] {
         let (before, Some(after)) = (condition(previous, kind), condition(status, kind)) else { continue };
@@ -96,7 +98,9 @@ fn condition<'a>(status: &'a InferenceServiceStatus, kind: &str) -> Option<&'a C
 /// A condition that became False, or is no longer.
 fn turned(before: Option<&Condition>, after: &Condition, action: &str) -> Option<Event> {
     if after.status == "False" {
-        Some(event(EventType::Warning, &after.reason, action, &after.message))
+        // Somebody wanted it so.
+        let type_ = if after.reason == PAUSED { EventType::Normal } else { EventType::Warning };
+        Some(event(type_, &after.reason, action, &after.message))
     } else {
         // That no replica is ready any more is no good news of its metrics.
         let was_false = before.is_some_and(|before| before.status == "False") && after.reason != "NoReadyReplicas";
@@ -138,6 +142,7 @@ mod tests {
         let none = (METRICS_AVAILABLE, "Unknown", "NoReadyReplicas");
         let (fits, full) = ((PLACED, "True", "Fits"), (PLACED, "False", "CapacityUnavailable"));
         let (alone, rival) = ((SCALING_ACTIVE, "True", "QueueTime"), (SCALING_ACTIVE, "False", "ScalingConflict"));
+        let paused = (SCALING_ACTIVE, "False", "Paused");
         for (before, after, expected) in [
             (fresh, stale, Some((true, "StaleMetrics"))),
             (stale, stale, None),
@@ -151,6 +156,9 @@ mod tests {
             (alone, rival, Some((true, "ScalingConflict"))),
             (rival, rival, None),
             (rival, alone, Some((false, "QueueTime"))),
+            (alone, paused, Some((false, "Paused"))),
+            (paused, paused, None),
+            (paused, alone, Some((false, "QueueTime"))),
         ] {
             let expected: Vec<_> = expected.map(|(bad, reason)| (bad, reason.to_owned())).into_iter().collect();
             assert_eq!(told(&[before], &[after]), expected, "{before:?} -> {after:?}");
@@ -168,8 +176,9 @@ mod tests {
 
     #[test]
     fn a_change_of_replicas_is_told_when_it_is_new() {
-        let scaled = |to: i32| -> InferenceServiceStatus {
-            let event = json!({"time": "2026-01-01T00:00:00Z", "from": 1, "to": to, "reason": "DemandAboveCapacity"});
+        let scaled = |to: i32, advised: bool| -> InferenceServiceStatus {
+            let event = json!({"time": "2026-01-01T00:00:00Z", "from": 1, "to": to, "reason": "DemandAboveCapacity",
+                               "advised": advised});
             serde_json::from_value(
                 json!({"scaling": {"desiredReplicas": to, "reason": "OnTarget", "history": [event]}}),
             )
@@ -178,7 +187,9 @@ mod tests {
         let notes = |before: &InferenceServiceStatus, after: &InferenceServiceStatus| -> Vec<_> {
             news(before, after).into_iter().filter_map(|event| event.note).collect()
         };
-        assert_eq!(notes(&status(&[]), &scaled(4)), ["Scaled from 1 to 4 replicas: DemandAboveCapacity"]);
-        assert!(notes(&scaled(4), &scaled(4)).is_empty());
+        assert_eq!(notes(&status(&[]), &scaled(4, false)), ["Scaled from 1 to 4 replicas: DemandAboveCapacity"]);
+        assert!(notes(&scaled(4, false), &scaled(4, false)).is_empty());
+        let advised = notes(&scaled(4, false), &scaled(4, true));
+        assert_eq!(advised, ["Would scale from 1 to 4 replicas: DemandAboveCapacity"]);
     }
 }

@@ -13,11 +13,11 @@ use super::converge::{self, Work};
 use super::error::Error;
 use super::index::ServiceName;
 use super::observe;
+use super::order::Order;
 use super::publish::{previous_status, publish};
 use super::rollout::RolloutPlan;
 use super::status::{self, Findings, Stop};
 use crate::api::InferenceService;
-use crate::api::scaling::ScalingMode;
 use crate::explain::Record;
 use crate::placement;
 use crate::resources::{self, RolloutShape};
@@ -97,11 +97,21 @@ async fn visit(object: &Guarded, ctx: &Context) -> Result<Action, Error> {
     let observed = observe::observe(ctx, &validated); // caches only
     let measured = observe::measure(ctx, &validated, &observed); // caches only
     let placement = placement::place(&observed.snapshot, &validated); // pure
-    let decision = decide(ctx, &validated, &measured.observation, observed.rival.as_deref()); // pure
-    // In mode External the law is asked too, for whoever acts on it, and acts on nothing itself.
-    let decision = decision.filter(|_| validated.scaling.mode == ScalingMode::QueueTime);
-    let mut work =
-        Work { ctx, service: &validated, template, observed, placement, decision, observation: &measured.observation };
+    let policy = policy(ctx, &validated);
+    // In every mode, for whoever wants to know or acts on it.
+    let decision =
+        policy.clone().map(|policy| decide(ctx, &validated, policy, &measured.observation, observed.rival.as_deref())); // pure
+    let order = Order::new(&validated.scaling, decision.as_ref(), measured.observation.current); // pure
+    let mut work = Work {
+        ctx,
+        service: &validated,
+        template,
+        observed,
+        placement,
+        policy,
+        order,
+        observation: &measured.observation,
+    };
 
     let outcome = Box::pin(work.converge()).await; // requests
     if outcome.as_ref().is_err_and(Error::is_namespace_going) {
@@ -126,15 +136,15 @@ async fn visit(object: &Guarded, ctx: &Context) -> Result<Action, Error> {
         return outcome.map(|_| Action::await_change());
     }
     let converged = outcome.as_ref().ok();
-    let (publish_measured, metrics_missing) = clocks(ctx, &validated, work.decision.as_ref());
+    let (publish_measured, metrics_missing) = clocks(ctx, &validated, decision.as_ref());
     let new = status::compute(
         &previous,
         &Findings {
             service: &validated,
             observed: &work.observed,
             placement: &work.placement,
-            decision: work.decision.as_ref(),
-            desired: work.desired(),
+            decision: decision.as_ref(),
+            order,
             scaled_from: converged.and_then(|converged| converged.scaled_from),
             plan: converged.map_or(RolloutPlan::Proceed(RolloutShape::SURGE), |converged| converged.plan),
             image_volume_dropped: converged.is_some_and(|converged| converged.image_volume_dropped),
@@ -209,10 +219,10 @@ fn template(ctx: &Context, service: &ValidatedService) -> Result<String, String>
 fn decide(
     ctx: &Context,
     service: &ValidatedService,
+    policy: Policy,
     observation: &Observation,
     rival: Option<&str>,
-) -> Option<Decision> {
-    let policy = policy(ctx, service)?;
+) -> Decision {
     let now = ctx.now();
     let decision = {
         let mut memories = ctx.memories();
@@ -228,17 +238,18 @@ fn decide(
     let record = Record {
         policy,
         decision: decision.clone(),
-        observation: observation.clone(),
+        observation: observation.without_batches(),
         now,
         decided_at: Timestamp::now(),
         conflict: rival.map(str::to_owned),
+        acts: service.scaling.acts() && rival.is_none(),
     };
     ctx.records.put(&service.namespace, &service.name, record);
-    Some(decision)
+    decision
 }
 
 /// What the law is asked to keep.
-pub(super) fn policy(ctx: &Context, service: &ValidatedService) -> Option<Policy> {
+fn policy(ctx: &Context, service: &ValidatedService) -> Option<Policy> {
     let policy = Policy::new(PolicySettings {
         min_replicas: service.scaling.min_replicas,
         max_replicas: service.scaling.max_replicas,

@@ -18,7 +18,7 @@ use kube::{Api, Client};
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 
-use super::cached::CachedPod;
+use super::cached::{CachedAutoscaler, CachedPod};
 use super::context::Context;
 use super::index::{Index, ServiceName};
 use super::lease::Fence;
@@ -113,7 +113,7 @@ pub async fn start(
             .run(),
         );
         tasks.spawn(
-            Watch::<HorizontalPodAutoscaler, HorizontalPodAutoscaler> {
+            Watch::<HorizontalPodAutoscaler, CachedAutoscaler> {
                 api: scoped(&client, namespace.as_deref()),
                 config: watcher::Config::default(),
                 kind: "HorizontalPodAutoscaler",

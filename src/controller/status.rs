@@ -2,16 +2,17 @@
 
 use std::collections::BTreeSet;
 
-use jiff::Timestamp;
+use jiff::{SignedDuration, Timestamp};
 use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 
 use super::conditions;
 use super::observe::Observed;
+use super::order::Order;
 use super::rollout::RolloutPlan;
 use crate::api::InferenceServiceStatus;
 use crate::api::labels::STABLE;
-use crate::api::scaling::ScalingMode;
+use crate::api::scaling::{PAUSED, ScalingMode};
 use crate::api::status::{ModelStatus, PlacementStatus, PoolStatus, ScalingEvent, ScalingStatus, Summary};
 use crate::placement::product::Product;
 use crate::placement::{Placement, Verdict};
@@ -21,6 +22,8 @@ use crate::service::{ValidatedService, names};
 
 /// Changes of replicas that the status remembers.
 const HISTORY: usize = 10;
+/// Advice that comes again within this time is the same.
+const SAME_ADVICE: SignedDuration = SignedDuration::from_mins(10);
 /// Beyond this share of change a measured value is worth publishing again.
 const WORTH_PUBLISHING: f64 = 0.1;
 
@@ -43,10 +46,10 @@ pub struct Findings<'a> {
     pub observed: &'a Observed,
     /// Where the replicas go.
     pub placement: &'a Placement,
-    /// What the law says; `None` in mode External.
+    /// What the law says, whether it is acted on or not.
     pub decision: Option<&'a Decision>,
-    /// Replicas that are wanted.
-    pub desired: u32,
+    /// Replicas that are ordered.
+    pub order: Order,
     /// Replicas before this visit changed them, if it did.
     pub scaled_from: Option<u32>,
     /// How the template is replaced.
@@ -83,7 +86,9 @@ pub fn compute(
 ) -> InferenceServiceStatus {
     let service = found.service;
     let pool = found.placement.pool;
-    let scaling = scaling(previous.scaling.as_ref(), found, publish_measured, now);
+    // A change of the spec is shown at once.
+    let is_due = publish_measured || previous.observed_generation != Some(service.generation);
+    let scaling = scaling(previous.scaling.as_ref(), found, is_due, now);
     let mut status = InferenceServiceStatus {
         observed_generation: Some(service.generation),
         replicas: count(found.observed.present().count()),
@@ -108,7 +113,7 @@ pub fn compute(
         scaling: Some(scaling),
     };
     status.summary = Some(summary(&status, found));
-    conditions::set(&mut status.conditions, found, now);
+    conditions::set(&mut status.conditions, found, status.scaling.as_ref(), now);
     status
 }
 
@@ -168,16 +173,13 @@ fn products(found: &Findings) -> BTreeSet<String> {
     if running.is_empty() { found.placement.products.clone() } else { running }
 }
 
-fn scaling(
-    previous: Option<&ScalingStatus>,
-    found: &Findings,
-    publish_measured: bool,
-    now: Timestamp,
-) -> ScalingStatus {
-    let inputs = found.decision.map(|decision| &decision.inputs);
+fn scaling(previous: Option<&ScalingStatus>, found: &Findings, is_due: bool, now: Timestamp) -> ScalingStatus {
+    let decision = found.decision.filter(|_| found.service.scaling.mode != ScalingMode::External);
+    let inputs = decision.map(|decision| &decision.inputs);
+    let why = decision.map_or(found.order.cause, |decision| decision.reason.as_str());
     let mut scaling = ScalingStatus {
-        desired_replicas: count(found.desired),
-        reason: found.decision.map_or("External", |decision| decision.reason.as_str()).to_owned(),
+        desired_replicas: count(decision.map_or(found.order.replicas, |decision| decision.replicas)),
+        reason: if found.service.scaling.paused { PAUSED } else { why }.to_owned(),
         queue_time_milliseconds: inputs
             .and_then(|inputs| inputs.queue_time)
             .map(|time| i32::try_from(time.as_millis()).unwrap_or(i32::MAX)),
@@ -186,29 +188,47 @@ fn scaling(
         last_scale_time: previous.and_then(|previous| previous.last_scale_time.clone()),
         history: previous.map(|previous| previous.history.clone()).unwrap_or_default(),
     };
-    if let Some(from) = found.scaled_from {
-        scaling.last_scale_time = Some(Time(now));
-        scaling.history.insert(
-            0,
-            ScalingEvent {
-                time: Time(now),
-                from: count(from),
-                to: count(found.desired),
-                reason: scaling.reason.clone(),
-            },
-        );
-        scaling.history.truncate(HISTORY);
-        return scaling;
-    }
-    match previous {
-        Some(previous)
-            if previous.desired_replicas == scaling.desired_replicas
-                && !(publish_measured && moved(previous, &scaling)) =>
-        {
-            ScalingStatus { history: scaling.history, ..previous.clone() }
+    let change = match found.scaled_from {
+        Some(from) => {
+            scaling.last_scale_time = Some(Time(now));
+            let reason = found.order.cause.to_owned();
+            let (from, to) = (count(from), count(found.order.replicas));
+            Some(ScalingEvent { time: Time(now), from, to, reason, advised: false })
         }
+        None => advice(previous, &scaling, found.order, why, now),
+    };
+    let has_news = change.is_some();
+    scaling.history.splice(0..0, change);
+    scaling.history.truncate(HISTORY);
+    let is_quiet = |previous: &ScalingStatus| {
+        // What is no longer advised can wait; another number that is wanted is a decision.
+        let is_decision = previous.desired_replicas != scaling.desired_replicas
+            && (found.service.scaling.acts() || scaling.desired_replicas != count(found.order.replicas));
+        !(is_decision || is_due && moved(previous, &scaling))
+    };
+    match previous {
+        Some(previous) if !has_news && is_quiet(previous) => previous.clone(),
         _ => scaling,
     }
+}
+
+/// A change that the law would make and that nobody was told of; none where it is made.
+fn advice(
+    previous: Option<&ScalingStatus>,
+    scaling: &ScalingStatus,
+    order: Order,
+    why: &str,
+    now: Timestamp,
+) -> Option<ScalingEvent> {
+    let (from, to) = (count(order.replicas), scaling.desired_replicas);
+    let is_same = |last: &&ScalingEvent| {
+        last.advised && (last.from, last.to) == (from, to) && now.duration_since(last.time.0) < SAME_ADVICE
+    };
+    let is_told = previous.is_some_and(|previous| {
+        previous.desired_replicas == to || previous.history.first().as_ref().is_some_and(is_same)
+    });
+    let event = || ScalingEvent { time: Time(now), from, to, reason: why.to_owned(), advised: true };
+    (from != to && !is_told).then(event)
 }
 
 /// Whether a measured value changed enough to be worth a write.
@@ -218,7 +238,8 @@ fn moved(previous: &ScalingStatus, new: &ScalingStatus) -> bool {
         (Some(old), Some(new)) => (old - new).abs() > WORTH_PUBLISHING * old.abs().max(1.0),
         (old, new) => old.is_some() != new.is_some(),
     };
-    previous.reason != new.reason
+    previous.desired_replicas != new.desired_replicas
+        || previous.reason != new.reason
         || differs(previous.queue_time_milliseconds.map(f64::from), new.queue_time_milliseconds.map(f64::from))
         || differs(number(&previous.arrivals_per_second), number(&new.arrivals_per_second))
         || differs(number(&previous.capacity_per_replica), number(&new.capacity_per_replica))
@@ -230,9 +251,9 @@ fn summary(status: &InferenceServiceStatus, found: &Findings) -> Summary {
     let target = service.scaling.target_queue_time.as_millis();
     let products: Vec<_> = products(found).iter().map(|name| Product::short(name).to_owned()).collect();
     Summary {
-        replicas: format!("{}/{}", status.ready_replicas, found.desired),
+        replicas: format!("{}/{}", status.ready_replicas, found.order.replicas),
         queue: match service.scaling.mode {
-            ScalingMode::QueueTime => {
+            ScalingMode::QueueTime | ScalingMode::Advisory => {
                 format!("{}/{target}ms", queue.map_or_else(|| "-".to_owned(), |queue| format!("{queue}ms")))
             }
             ScalingMode::External => "-".to_owned(),

@@ -8,6 +8,7 @@ use k8s_openapi::api::core::v1::Pod;
 use serde_json::{Value, json};
 
 use super::observe::Observed;
+use super::order::Order;
 use super::pods::PodView;
 use super::rollout::RolloutPlan;
 use super::status::{self, Findings, Stop};
@@ -77,7 +78,14 @@ impl World {
             observed: &self.observed,
             placement: &self.placement,
             decision: self.decision.as_ref(),
-            desired: self.desired,
+            order: Order {
+                replicas: self.desired,
+                cause: self
+                    .decision
+                    .as_ref()
+                    .filter(|_| self.service.scaling.acts())
+                    .map_or("External", |decision| decision.reason.as_str()),
+            },
             scaled_from: self.scaled_from,
             plan: self.plan,
             image_volume_dropped: self.image_volume_dropped,
@@ -254,10 +262,98 @@ fn the_other_conditions_say_their_part() {
     blind.metrics_missing = true;
     assert_eq!(says(&blind.first(), "MetricsAvailable"), ("False".into(), "StaleMetrics".into()));
 
-    let mut external = world(json!({"scaling": {"mode": "External"}}));
-    external.decision = None;
-    assert_eq!(says(&external.first(), "MetricsAvailable"), ("Unknown".into(), "NotUsed".into()));
-    assert_eq!(says(&external.first(), "ScalingActive"), ("True".into(), "External".into()));
+    for mode in ["External", "Advisory"] {
+        let mut followed = world(json!({"scaling": {"mode": mode}}));
+        assert_eq!(
+            says(&followed.first(), "MetricsAvailable"),
+            ("True".into(), "Fresh".into()),
+            "KEDA may ask for them"
+        );
+        assert_eq!(says(&followed.first(), "ScalingActive"), ("True".into(), mode.into()));
+        followed.decision = Some(decision(1, Reason::StaleMetrics));
+        followed.metrics_missing = true;
+        assert_eq!(says(&followed.first(), "MetricsAvailable"), ("False".into(), "StaleMetrics".into()));
+    }
+}
+
+#[test]
+fn what_is_only_advised_is_shown_once_and_changes_no_replicas() {
+    let mut world = world(json!({"scaling": {"mode": "Advisory"}}));
+    (world.desired, world.decision) = (2, Some(decision(2, Reason::OnTarget)));
+    let mut status = world.first();
+    assert_eq!(
+        (status.summary.as_ref().unwrap().queue.as_str(), status.scaling.as_ref().unwrap().history.len()),
+        ("12ms/20ms", 0)
+    );
+    let told = |status: &InferenceServiceStatus| {
+        let message = &status.conditions.iter().find(|condition| condition.type_ == "ScalingActive").unwrap().message;
+        let scaling = status.scaling.clone().unwrap();
+        (
+            scaling.desired_replicas,
+            scaling.history.len(),
+            message.split(": ").nth(1).unwrap().split('.').next().unwrap().to_owned(),
+        )
+    };
+    assert_eq!(told(&status), (2, 0, "it would leave the 2 that are ordered (OnTarget)".into()));
+    let more = "it would order 5 now (DemandAboveCapacity), 2 are ordered";
+    let less = "it would leave the 2 that are ordered (NoData)";
+    // What is advised is told at once, what no longer is when it is due, and the same advice again is no news.
+    for (number, reason, publish, expected) in [
+        (5, Reason::DemandAboveCapacity, false, (5, 1, more)),
+        (5, Reason::DemandAboveCapacity, true, (5, 1, more)),
+        (2, Reason::NoData, false, (5, 1, more)),
+        (5, Reason::DemandAboveCapacity, false, (5, 1, more)),
+        (2, Reason::NoData, true, (2, 1, less)),
+        (5, Reason::DemandAboveCapacity, false, (5, 1, more)),
+    ] {
+        world.decision = Some(decision(number, reason));
+        status = world.compute(&status, publish, "2026-01-01T00:11:00Z");
+        assert_eq!(told(&status), (expected.0, expected.1, expected.2.to_owned()), "{number} {reason} {publish}");
+        assert_eq!(world.compute(&status, publish, "2026-01-01T00:12:00Z"), status, "a second look changes nothing");
+    }
+    let ready = (status.summary.as_ref().unwrap().replicas.as_str(), says(&status, "Progressing").1);
+    assert_eq!(ready, ("1/2", "Starting".into()), "what is ordered counts, not what is advised");
+    assert!(status.scaling.as_ref().unwrap().history[0].advised);
+    let withdrawn = |world: &mut World, status: &InferenceServiceStatus, time| {
+        world.decision = Some(decision(2, Reason::OnTarget));
+        world.compute(status, true, time)
+    };
+    let again = withdrawn(&mut world, &status, "2026-01-01T12:00:00Z");
+    world.decision = Some(decision(5, Reason::DemandAboveCapacity));
+    assert_eq!(told(&world.compute(&again, false, "2026-01-01T12:00:02Z")).1, 2, "half a day later it is news");
+    // Somebody follows it.
+    (world.desired, world.scaled_from) = (5, Some(2));
+    let scaled = world.compute(&status, false, "2026-01-01T00:13:00Z").scaling.unwrap();
+    let last = &scaled.history[0];
+    assert_eq!((last.from, last.to, last.reason.as_str(), last.advised), (2, 5, "External", false));
+    assert_eq!((scaled.reason.as_str(), scaled.history.len()), ("DemandAboveCapacity", 2));
+}
+
+#[test]
+fn paused_is_shown_at_once_and_so_is_what_would_be_ordered() {
+    let acting = world(json!({})).first();
+    let mut world = world(json!({"scaling": {"paused": true}}));
+    world.service.generation += 1;
+    world.decision = Some(decision(3, Reason::DemandAboveCapacity));
+    let status = world.compute(&acting, false, "2026-01-01T00:11:00Z");
+    let scaling = status.scaling.clone().unwrap();
+    assert_eq!((scaling.desired_replicas, scaling.reason.as_str()), (3, "Paused"));
+    let last = &scaling.history[0];
+    assert_eq!((last.from, last.to, last.reason.as_str(), last.advised), (1, 3, "DemandAboveCapacity", true));
+    let active = status.conditions.iter().find(|condition| condition.type_ == "ScalingActive").unwrap();
+    assert_eq!((active.status.as_str(), active.reason.as_str()), ("False", "Paused"));
+    assert!(
+        active.message.contains("it would order 3 now, 1 are ordered. Set scaling.paused: false"),
+        "{}",
+        active.message
+    );
+    assert_eq!(says(&status, "Progressing").1, "Done", "what would be ordered is not waited for");
+    assert_eq!(world.compute(&status, true, "2026-01-01T00:12:00Z"), status, "a second look changes nothing");
+    world.service.scaling.paused = false;
+    world.service.generation += 1;
+    (world.desired, world.scaled_from) = (3, Some(1));
+    let resumed = world.compute(&status, false, "2026-01-01T00:13:00Z").scaling.unwrap();
+    assert_eq!((resumed.reason.as_str(), resumed.history.len()), ("DemandAboveCapacity", 2));
 }
 
 #[test]

@@ -4,7 +4,7 @@ use k8s_openapi::api::autoscaling::v2::HorizontalPodAutoscaler;
 use k8s_openapi::api::core::v1::{Node, NodeSpec, NodeStatus, Pod};
 use kube::core::DynamicObject;
 
-use super::cached::{CachedObject, CachedPod};
+use super::cached::{CachedAutoscaler, CachedObject, CachedPod};
 use crate::api::labels;
 
 /// Owned objects keep what is compared before an apply, and a Deployment's status.
@@ -14,7 +14,7 @@ pub fn owned(mut object: DynamicObject) -> Option<CachedObject> {
     if !is_deployment && let Some(data) = object.data.as_object_mut() {
         data.remove("status");
     }
-    CachedObject::new(&object)
+    CachedObject::pack(&object)
         .inspect_err(|error| tracing::error!(error = %error, "an object of the API server is not JSON"))
         .ok()
 }
@@ -22,7 +22,7 @@ pub fn owned(mut object: DynamicObject) -> Option<CachedObject> {
 /// Pods of ours keep what is looked at; others only the GPUs that they hold.
 #[expect(clippy::needless_pass_by_value, reason = "as the other kinds, which are kept themselves")]
 pub fn pod(pod: Pod) -> Option<CachedPod> {
-    CachedPod::new(&pod)
+    CachedPod::of(&pod)
 }
 
 /// Nodes keep their GPU label, what they offer, and whether they take pods.
@@ -49,13 +49,7 @@ pub fn node(mut node: Node) -> Option<Node> {
 }
 
 /// Of a HorizontalPodAutoscaler only its target matters.
-pub fn autoscaler(mut autoscaler: HorizontalPodAutoscaler) -> Option<HorizontalPodAutoscaler> {
-    autoscaler.metadata.managed_fields = None;
-    autoscaler.metadata.annotations = None;
-    autoscaler.status = None;
-    if let Some(spec) = autoscaler.spec.as_mut() {
-        spec.metrics = None;
-        spec.behavior = None;
-    }
-    Some(autoscaler)
+#[expect(clippy::needless_pass_by_value, reason = "as the other kinds, which are kept themselves")]
+pub fn autoscaler(autoscaler: HorizontalPodAutoscaler) -> Option<CachedAutoscaler> {
+    CachedAutoscaler::of(&autoscaler)
 }

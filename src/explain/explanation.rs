@@ -68,6 +68,7 @@ impl Summary {
             name,
             decided_at: record.decided_at,
             replicas: record.decision.replicas,
+            ordered: Some(inputs.terms.ordered),
             ready: inputs.ready,
             reason: record.decision.reason.as_str().to_owned(),
             arrivals: inputs.arrivals_per_second,

@@ -22,11 +22,21 @@ struct Plain {
     value: fn(&Record) -> Option<f64>,
 }
 
-const PLAIN: [Plain; 16] = [
+const PLAIN: [Plain; 18] = [
     Plain {
         name: "flotilla_scaling_desired_replicas",
-        help: "Replicas that the last decision ordered.",
+        help: "Replicas that were decided, whether that is acted on or not.",
         value: |record| Some(record.decision.replicas.into()),
+    },
+    Plain {
+        name: "flotilla_scaling_ordered_replicas",
+        help: "Replicas that were ordered when it was decided.",
+        value: |record| Some(record.decision.inputs.terms.ordered.into()),
+    },
+    Plain {
+        name: "flotilla_scaling_acts",
+        help: "1 where decisions are acted on; 0 where somebody else decides.",
+        value: |record| Some(record.acts.into()),
     },
     Plain {
         name: "flotilla_scaling_min_replicas",

@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use jiff::Timestamp;
 
-use crate::scaling::{Decision, Monotonic, Observation, Policy, ReplicaSample};
+use crate::scaling::{Decision, Monotonic, Observation, Policy};
 
 /// A decision and what it rests on.
 #[derive(Debug, Clone)]
@@ -23,6 +23,8 @@ pub struct Record {
     pub decided_at: Timestamp,
     /// Another autoscaler that writes the same replicas, so that the decision is not carried out.
     pub conflict: Option<String>,
+    /// Whether the decision is carried out.
+    pub acts: bool,
 }
 
 /// Namespace and name.
@@ -47,12 +49,7 @@ impl Records {
     }
 
     /// Keeps a decision in place of the one before.
-    pub fn put(&self, namespace: &str, name: &str, mut record: Record) {
-        for replica in &mut record.observation.ready {
-            if let ReplicaSample::Measured(measurement) = &mut replica.sample {
-                measurement.batches = Vec::new();
-            }
-        }
+    pub fn put(&self, namespace: &str, name: &str, record: Record) {
         self.lock().insert((namespace.to_owned(), name.to_owned()), Arc::new(record));
     }
 

@@ -299,6 +299,9 @@ pub struct Summary {
     pub decided_at: Timestamp,
     /// The number that was decided.
     pub replicas: u32,
+    /// The number that was ordered before; absent of an operator that is older.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ordered: Option<u32>,
     /// Replicas that answer.
     pub ready: u32,
     /// Why, in a word.

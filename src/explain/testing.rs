@@ -49,7 +49,8 @@ impl Told {
             self.state = state;
             let decided_at: Timestamp = "2026-11-28T12:00:00Z".parse().unwrap();
             let policy = self.policy.clone();
-            last = Some(Record { policy, decision, observation, now, decided_at, conflict: None });
+            let observation = observation.without_batches();
+            last = Some(Record { policy, decision, observation, now, decided_at, conflict: None, acts: true });
         }
         last.unwrap()
     }

@@ -89,6 +89,8 @@ fn every_number_of_a_decision_is_a_metric() {
     let plain = |name: &str| value(&format!("flotilla_scaling_{name}{{namespace=\"default\",service=\"photos\"}}"));
     for (name, expected) in [
         ("desired_replicas", 4.0),
+        ("ordered_replicas", 3.0),
+        ("acts", 1.0),
         ("min_replicas", 1.0),
         ("max_replicas", 8.0),
         ("arrivals_per_second", 500.0),

@@ -7,11 +7,16 @@
 //!
 //! The line is fitted from what the replicas report per batch size. Each size keeps its own mean, which forgets by
 //! executions and not by time: sizes that occur rarely keep the line's slope known through hours of steady load.
+//!
+//! For the same reason what was learnt at the very start from a slow replica would stay for as long, and no replica would
+//! look slow beside it. So while a model is young, replicas are compared with each other ([`Speed`]) and it is compared with
+//! them.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
 
 use super::observation::{BatchDelta, Monotonic};
+use super::speed::Speed;
 
 /// Part of the full speed that is ever planned for: the rest takes the noise of the arrivals.
 const PLANNED_LOAD: f64 = 0.85;
@@ -19,6 +24,8 @@ const PLANNED_LOAD: f64 = 0.85;
 const REMEMBERED_EXECUTIONS: f64 = 200.0;
 /// Executions needed before a line is believed.
 const FEWEST_EXECUTIONS: f64 = 10.0;
+/// Executions until which a model may rest on a replica that was slow: some rounds of a busy one.
+const YOUNG_EXECUTIONS: f64 = 500.0;
 /// Variance of the batch sizes that is needed to know a slope.
 const LEAST_VARIANCE: f64 = 0.25;
 /// Most sizes remembered; a server has at most its maximum batch size of them, but the page is not to be trusted.
@@ -65,6 +72,8 @@ pub(super) struct Capacity {
 #[derive(Debug, Clone, PartialEq, Default)]
 pub(super) struct ClassModel {
     sizes: BTreeMap<u32, SizeMean>,
+    /// Executions that it has learnt from, forgotten ones too.
+    learnt: f64,
     /// The newest interval of batches that make no point of a line: better than nothing, while there is nothing.
     rough: SizeMean,
     ceiling: Option<Ceiling>,
@@ -156,6 +165,7 @@ impl ClassModel {
             if self.sizes.len() >= MOST_SIZES && !self.sizes.contains_key(&key) {
                 continue;
             }
+            self.learnt += batch.executions;
             let mean = self.sizes.entry(key).or_default();
             mean.executions += batch.executions;
             mean.images += batch.executions * batch.size;
@@ -164,6 +174,25 @@ impl ClassModel {
             mean.executions *= keep;
             mean.images *= keep;
             mean.seconds *= keep;
+        }
+    }
+
+    /// Whether so little was executed that a slow replica may have been most of it.
+    pub(super) fn is_young(&self) -> bool {
+        self.learnt < YOUNG_EXECUTIONS
+    }
+
+    /// Begins anew where replicas are far quicker than what was learnt so far: it was of a slow one, and neither its line nor
+    /// what it completed at most is theirs.
+    pub(super) fn doubt<'a>(&mut self, round: impl Iterator<Item = &'a Speed>) {
+        let sum = |of: fn(&SizeMean) -> f64| self.sizes.values().map(of).sum::<f64>();
+        let own = Speed {
+            executions: sum(|mean| mean.executions),
+            images: sum(|mean| mean.images),
+            seconds: sum(|mean| mean.seconds),
+        };
+        if self.is_young() && own.is_slower_than_most(round) {
+            *self = Self::default();
         }
     }
 

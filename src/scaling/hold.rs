@@ -47,9 +47,14 @@ impl Hold {
         self.decrease = Some(Decrease { at: now, from: before.map_or(from, |before| before.from.max(from)), to });
     }
 
-    /// Judges the last decrease by what is needed now.
-    pub(super) fn judge(&mut self, needed: u32, now: Monotonic, window: Duration, startup: Duration) {
+    /// Judges the last decrease by what is needed now, where so many are ordered.
+    pub(super) fn judge(&mut self, needed: u32, ordered: u32, now: Monotonic, window: Duration, startup: Duration) {
         let Some(decrease) = self.decrease else { return };
+        if ordered >= decrease.from {
+            // Nobody carried it out, so whether it was right will never be known.
+            self.decrease = None;
+            return;
+        }
         // More than half of what was removed is needed again.
         let is_back = needed > decrease.to + (decrease.from - decrease.to) / 2;
         let soon = window.max(startup * SOON_STARTUPS);
@@ -77,8 +82,8 @@ mod tests {
         let mut hold = Hold::default();
         for windows in [2, 4, 4] {
             hold.decreased(8, 2, at(100), WINDOW);
-            hold.judge(4, at(110), WINDOW, STARTUP);
-            hold.judge(6, at(130), WINDOW, STARTUP);
+            hold.judge(4, 2, at(110), WINDOW, STARTUP);
+            hold.judge(6, 4, at(130), WINDOW, STARTUP);
             assert_eq!(hold.length(WINDOW), WINDOW * windows);
         }
     }
@@ -95,8 +100,8 @@ mod tests {
         let mut hold = Hold { windows: 4, decrease: None };
         for windows in [2, 1, 1] {
             hold.decreased(8, 2, at(100), WINDOW);
-            hold.judge(2, at(160), WINDOW, STARTUP);
-            hold.judge(8, at(161), WINDOW, STARTUP);
+            hold.judge(2, 2, at(160), WINDOW, STARTUP);
+            hold.judge(8, 2, at(161), WINDOW, STARTUP);
             assert_eq!(hold.length(WINDOW), WINDOW * windows);
         }
     }
@@ -106,11 +111,22 @@ mod tests {
         let mut hold = Hold::default();
         hold.decreased(8, 4, at(100), WINDOW);
         hold.decreased(4, 2, at(115), WINDOW);
-        hold.judge(6, at(120), WINDOW, STARTUP);
+        hold.judge(6, 2, at(120), WINDOW, STARTUP);
         assert_eq!(hold.length(WINDOW), WINDOW * 2);
         let mut slow = Hold::default();
         slow.decreased(3, 1, at(100), WINDOW);
-        slow.judge(3, at(300), WINDOW, Duration::from_secs(50));
+        slow.judge(3, 1, at(300), WINDOW, Duration::from_secs(50));
         assert_eq!(slow.length(WINDOW), WINDOW * 2, "what takes long to come back is missed for longer");
+    }
+
+    #[test]
+    fn a_decrease_that_nobody_carried_out_is_not_judged() {
+        let mut hold = Hold { windows: 2, decrease: None };
+        for second in [100, 102, 104] {
+            hold.judge(2, 8, at(second), WINDOW, STARTUP);
+            hold.decreased(8, 4, at(second), WINDOW);
+        }
+        hold.judge(8, 8, at(106), WINDOW, STARTUP);
+        assert_eq!(hold, Hold { windows: 2, decrease: None }, "neither right nor wrong");
     }
 }

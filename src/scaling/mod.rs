@@ -27,6 +27,10 @@
 //! user's, and up to four times as long while peaks come back soon after a decrease ([`hold`]). After a restart of the
 //! operator it starts empty, so nothing is removed until a full one was seen.
 //!
+//! *Who orders may be somebody else.* Where a decision is only shown, or carried out late, it is made from what is there
+//! all the same, so it does not grow while nothing comes of it. An increase stands until a whole window asked for less, as
+//! the replicas would that it orders; a decrease that nobody carried out is no evidence for longer or shorter windows.
+//!
 //! *No data is a value.* With no measurement, only old ones, or more than half of them missing, the number is held.
 //! With some missing it may rise (the missing are assumed average) but not fall. The user's bounds always hold.
 
@@ -40,6 +44,7 @@ mod health;
 mod hold;
 mod observation;
 mod policy;
+mod speed;
 mod stabilize;
 mod standing;
 mod state;
@@ -81,13 +86,14 @@ pub fn decide(policy: &Policy, state: State, observation: &Observation, now: Mon
     let settings = policy.settings();
     let mut view = View::new(policy, observation, now);
     let current = policy.clamp(observation.current);
+    state.follow(observation.current, now);
     let mut inputs = state.learn(policy, &mut view, now);
 
     let wish = if let Some(reason) = view.blindness() {
         Wish::hold(current, reason)
     } else {
         let wish = wish(policy, &mut state, &view, &mut inputs, current, now);
-        state.hold.judge(wish.lasting, now, settings.stabilization_window, view.startup);
+        state.hold.judge(wish.lasting, current, now, settings.stabilization_window, view.startup);
         wish
     };
     let gap = LONGEST_GAP.max(settings.scrape_interval * 5);
@@ -97,8 +103,12 @@ pub fn decide(policy: &Policy, state: State, observation: &Observation, now: Mon
 
     inputs.terms.limit(policy, &state, &view, observation, now);
 
+    let is_held = view.blindness().is_some() || view.unschedulable > 0;
+    let standing = state.standing(policy, current, now).filter(|_| !is_held);
     let (replicas, reason) = if wish.now > current {
-        increase(policy, &mut state, &view, &wish, current, now)
+        increase(policy, &mut state, &view, &wish, standing, current, now)
+    } else if let Some(standing) = standing {
+        (standing, Reason::ScaleDownWindow)
     } else {
         decrease(policy, &mut state, &view, observation, &wish, current, now)
     };
@@ -128,6 +138,7 @@ fn increase(
     state: &mut State,
     view: &View<'_>,
     wish: &Wish,
+    standing: Option<u32>,
     current: u32,
     now: Monotonic,
 ) -> (u32, Reason) {
@@ -139,6 +150,9 @@ fn increase(
     if replicas == current {
         let at_maximum = current == policy.settings().max_replicas;
         return (current, if at_maximum { Reason::AtMaximum } else { wish.reason });
+    }
+    if let Some(standing) = standing.filter(|standing| *standing > replicas) {
+        return (standing, wish.reason);
     }
     state.last_increase = Some(LastIncrease::note(state.last_increase, current, replicas, now));
     (replicas, wish.reason)

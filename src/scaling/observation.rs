@@ -128,6 +128,23 @@ pub struct BatchDelta {
 }
 
 impl Observation {
+    /// A copy without executions by batch size, which are most of it, for whoever keeps one.
+    #[must_use]
+    pub fn without_batches(&self) -> Self {
+        let sample = |sample: &ReplicaSample| match sample {
+            ReplicaSample::Measured(measurement) => {
+                ReplicaSample::Measured(Measurement { batches: Vec::new(), ..*measurement })
+            }
+            ReplicaSample::Missing { since, reason } => ReplicaSample::Missing { since: *since, reason: *reason },
+        };
+        let lean = |replica: &Replica| Replica {
+            name: replica.name.clone(),
+            class: replica.class.clone(),
+            sample: sample(&replica.sample),
+        };
+        Self { ready: self.ready.iter().map(lean).collect(), starting: self.starting.clone(), ..*self }
+    }
+
     /// When the newest of its measurements was taken.
     pub fn newest(&self) -> Option<Monotonic> {
         let taken = |replica: &Replica| match &replica.sample {

@@ -22,6 +22,8 @@ pub(super) struct LastIncrease {
     /// When the growth began that this increase is a part of, and from how many replicas.
     pub(super) growth_since: Monotonic,
     pub(super) growth_from: u32,
+    /// Whether so many were ordered since: where somebody else orders, an increase may only be wished for.
+    pub(super) carried_out: bool,
 }
 
 /// The last decrease, and the number from which it began.
@@ -84,14 +86,31 @@ impl LastIncrease {
     pub(super) fn note(last: Option<Self>, current: u32, to: u32, now: Monotonic) -> Self {
         let (growth_since, growth_from) = Self::growth(last, current, now);
         let repeated = last.filter(|last| last.to == to && now.since(last.at) < PERIOD);
-        Self { at: repeated.map_or(now, |last| last.at), to, growth_since, growth_from }
+        Self { at: repeated.map_or(now, |last| last.at), to, growth_since, growth_from, carried_out: false }
     }
 
-    /// The growth that an order of now belongs to: the one under way, or a new one.
+    /// Takes in what is ordered now, and was at the last look: orders may be carried out late or never, and somebody else
+    /// may order more, which takes as long to show.
+    pub(super) fn follow(last: Option<Self>, before: Option<u32>, ordered: u32, now: Monotonic) -> Option<Self> {
+        match (last, before) {
+            (Some(last), _) if !last.carried_out && ordered >= last.to => {
+                let at = if now.since(last.at) < PERIOD { last.at } else { now };
+                Some(Self { at, carried_out: true, ..last })
+            }
+            (_, Some(before)) if ordered > before && last.is_none_or(|last| last.carried_out) => {
+                Some(Self { carried_out: true, ..Self::note(last, before, ordered, now) })
+            }
+            _ => last,
+        }
+    }
+
+    /// The growth that an order of now belongs to: the one under way, or a new one where nobody carried that out.
     fn growth(last: Option<Self>, current: u32, now: Monotonic) -> (Monotonic, u32) {
-        match last {
-            Some(last) if now.since(last.growth_since) < PERIOD => (last.growth_since, last.growth_from.min(current)),
-            _ => (now, current),
+        let is_under_way =
+            |last: &Self| now.since(last.growth_since) < PERIOD && (last.carried_out || current > last.growth_from);
+        match last.filter(is_under_way) {
+            Some(last) => (last.growth_since, last.growth_from.min(current)),
+            None => (now, current),
         }
     }
 }
@@ -103,12 +122,10 @@ impl LastDecrease {
         from.saturating_sub(SHRINK_STEP.max(from / 2))
     }
 
-    /// Notes a decrease: of the one under way, or a new one.
+    /// Notes a decrease: of the one under way, or a new one where nobody carried that out.
     pub(super) fn note(last: Option<Self>, current: u32, now: Monotonic) -> Self {
-        match last {
-            Some(last) if now.since(last.since) < PERIOD => Self { from: last.from.max(current), ..last },
-            _ => Self { since: now, from: current },
-        }
+        let is_under_way = |last: &Self| now.since(last.since) < PERIOD && current < last.from;
+        last.filter(is_under_way).unwrap_or(Self { since: now, from: current })
     }
 }
 
@@ -196,8 +213,30 @@ mod tests {
             assert_eq!(LastDecrease::limit(None, current, at(100)), left, "of {current}");
         }
         let last = LastDecrease::note(None, 8, at(100));
+        assert_eq!(
+            LastDecrease::note(Some(last), 8, at(114)),
+            LastDecrease::note(None, 8, at(114)),
+            "nobody acted on it"
+        );
         assert_eq!(LastDecrease::limit(Some(last), 4, at(114)), 4);
         assert_eq!(LastDecrease::limit(Some(last), 4, at(115)), 2);
+    }
+
+    #[test]
+    fn an_order_is_carried_out_when_so_many_are_ordered_and_one_of_somebody_else_is_one() {
+        let wished = LastIncrease::note(None, 2, 5, at(100));
+        let followed = |last, before, ordered| LastIncrease::follow(last, Some(before), ordered, at(104));
+        assert_eq!(followed(Some(wished), 2, 2), Some(wished), "nobody acted on it");
+        assert_eq!(followed(Some(wished), 2, 3), Some(wished), "not as far as this");
+        let done = LastIncrease { carried_out: true, ..wished };
+        assert_eq!(followed(Some(wished), 2, 6), Some(done));
+        let late = LastIncrease::follow(Some(wished), Some(2), 5, at(200)).unwrap();
+        assert_eq!((late.at, late.carried_out), (at(200), true), "its answer is to be waited for from then on");
+        assert_eq!(followed(Some(done), 5, 3), Some(done), "what is lowered later was carried out all the same");
+        let theirs = followed(None, 2, 4).unwrap();
+        assert_eq!((theirs.at, theirs.to, theirs.carried_out), (at(104), 4, true));
+        assert_eq!(followed(Some(theirs), 4, 4), Some(theirs), "seen again, nothing changes");
+        assert_eq!(LastIncrease::follow(None, None, 4, at(104)), None, "what was there at the first look is no order");
     }
 
     #[test]

@@ -7,10 +7,12 @@ use std::time::Duration;
 use super::capacity::{BatchLine, Capacity, CapacitySource, ClassModel};
 use super::decision::Inputs;
 use super::demand::Demand;
+use super::fresh::Fresh;
 use super::health;
 use super::hold::Hold;
 use super::observation::{BatchDelta, Monotonic};
 use super::policy::{Policy, PolicySettings};
+use super::speed::Speed;
 use super::stabilize::{LastDecrease, LastIncrease, Window};
 use super::view::{Pressure, View};
 use super::whole;
@@ -33,6 +35,8 @@ pub struct State {
     pub(super) hold: Hold,
     pub(super) last_increase: Option<LastIncrease>,
     pub(super) last_decrease: Option<LastDecrease>,
+    /// Replicas that were ordered at the last look.
+    ordered: Option<u32>,
     /// Far more came than the replicas could take: nothing is removed until then.
     pub(super) panic_until: Option<Monotonic>,
     classes: BTreeMap<String, Class>,
@@ -49,6 +53,21 @@ struct Class {
 }
 
 impl State {
+    /// Takes in how many are ordered, by whomever.
+    pub(super) fn follow(&mut self, ordered: u32, now: Monotonic) {
+        let before = self.ordered.replace(ordered);
+        self.last_increase = LastIncrease::follow(self.last_increase, before, ordered, now);
+    }
+
+    /// The last increase while it waits to be carried out. It stands for as long as the replicas would, had they come: a
+    /// number that is only shown goes up and down no more often than one that is acted on.
+    pub(super) fn standing(&self, policy: &Policy, current: u32, now: Monotonic) -> Option<u32> {
+        let window = policy.settings().stabilization_window;
+        let last = self.last_increase.filter(|last| !last.carried_out)?;
+        let is_asked_for = self.window.peak(now, window, window).is_none_or(|peak| peak >= last.to);
+        Some(policy.clamp(last.to)).filter(|to| is_asked_for && *to > current)
+    }
+
     /// Marks the replicas that are far slower than what is known of their class.
     pub(super) fn mark_slow(&self, view: &mut View<'_>) {
         health::mark_slow(view, |class| self.classes.get(class)?.model.line());
@@ -138,12 +157,13 @@ impl State {
         was_pressed: bool,
         now: Monotonic,
     ) {
-        for fresh in &view.fresh {
+        let unlike = self.unlike(view);
+        for (fresh, is_unlike) in view.fresh.iter().zip(unlike) {
             let class = self.classes.entry(fresh.class.to_owned()).or_default();
             class.used = now;
             let taken = fresh.measurement.taken;
             let is_new = self.learnt.insert(fresh.name.to_owned(), taken).is_none_or(|before| before < taken);
-            if !is_new || fresh.measurement.tainted || fresh.is_slow {
+            if !is_new || fresh.measurement.tainted || fresh.is_slow || is_unlike {
                 continue;
             }
             let size = |delta: &BatchDelta| BatchDelta { size: weighted_size(delta.size), ..*delta };
@@ -164,6 +184,32 @@ impl State {
             let oldest = self.classes.iter().min_by_key(|(_, class)| class.used).map(|(name, _)| name.clone());
             oldest.map(|name| self.classes.remove(&name));
         }
+    }
+
+    /// The replicas that are far slower than the others of their class, as far as that is too young to say so; and takes back
+    /// what a young one says where it is of such a replica.
+    fn unlike(&mut self, view: &View<'_>) -> Vec<bool> {
+        let speed = |fresh: &Fresh<'_>| Speed::of(&fresh.measurement.batches).filter(|_| !fresh.measurement.tainted);
+        let mut rounds: BTreeMap<&str, Vec<(usize, Speed)>> = BTreeMap::new();
+        for (index, fresh) in view.fresh.iter().enumerate() {
+            let class = self.classes.get(fresh.class);
+            if class.is_none_or(|class| class.model.is_young()) {
+                rounds.entry(fresh.class).or_default().extend(speed(fresh).map(|speed| (index, speed)));
+            }
+        }
+        let mut unlike = vec![false; view.fresh.len()];
+        for (class, round) in rounds {
+            if let Some(class) = self.classes.get_mut(class) {
+                class.model.doubt(round.iter().map(|(_, speed)| speed));
+            }
+            for (own, speed) in &round {
+                let others = round.iter().filter(|(other, _)| other != own).map(|(_, speed)| speed);
+                if let Some(unlike) = unlike.get_mut(*own) {
+                    *unlike = speed.is_slower_than_most(others);
+                }
+            }
+        }
+        unlike
     }
 
     /// The line of the class that most of the measured replicas have.

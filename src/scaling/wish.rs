@@ -103,10 +103,9 @@ fn grow(state: &State, view: &View<'_>, current: u32, capacity_known: bool, now:
     if view.failing >= FAILING_STARTS {
         return Wish::hold(current, Reason::ReplicasFailing);
     }
-    if let Some(last) = state.last_increase.filter(|last| now.since(last.at) < lockout(view)) {
-        // The order was given; if it is not carried out yet, it still stands.
-        let reason = if last.to > current { Reason::QueueGrowing } else { Reason::StartingCapacity };
-        return Wish { now: last.to.max(current), ..Wish::hold(current, reason) };
+    // One that is not carried out stands, and a step from what is there is never beyond it.
+    if state.last_increase.is_some_and(|last| last.carried_out && now.since(last.at) < lockout(view)) {
+        return Wish::hold(current, Reason::StartingCapacity);
     }
     let step = if capacity_known { 1 } else { current.clamp(1, BLIND_STEP) };
     Wish { now: current.saturating_add(step), ..Wish::hold(current, Reason::QueueGrowing) }

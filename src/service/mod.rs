@@ -146,6 +146,8 @@ pub struct GpuRequest {
 pub struct ValidatedScaling {
     /// Who decides.
     pub mode: ScalingMode,
+    /// Whether the number stays where it is.
+    pub paused: bool,
     /// At least one.
     pub min_replicas: u32,
     /// At least `min_replicas`.
@@ -154,8 +156,15 @@ pub struct ValidatedScaling {
     pub target_queue_time: Duration,
     /// How long fewer must have been enough.
     pub scale_down_stabilization: Duration,
-    /// What /scale wrote last, within the bounds; acted on in mode External.
+    /// What /scale wrote last, within the bounds; acted on in the modes Advisory and External.
     pub external_replicas: u32,
+}
+
+impl ValidatedScaling {
+    /// Whether Flotilla's own decisions are carried out.
+    pub fn acts(&self) -> bool {
+        self.mode == ScalingMode::QueueTime && !self.paused
+    }
 }
 
 /// How a changed template replaces the old one.

@@ -12,6 +12,13 @@ pub fn deployment(service: &str, pool: &str, track: &str) -> String {
     format!("{service}-{pool}-{track}")
 }
 
+/// The service whose Deployment has this name, if one of ours can have it.
+pub fn service_of_deployment(name: &str) -> Option<&str> {
+    let (rest, track) = name.rsplit_once('-')?;
+    let (service, pool) = rest.rsplit_once('-')?;
+    (matches!(pool, "gpu" | "cpu") && track == labels::STABLE).then_some(service)
+}
+
 /// The Service, ServiceAccount, PodDisruptionBudget and NetworkPolicy.
 pub fn inference(service: &str) -> String {
     format!("{service}-inference")
@@ -43,6 +50,16 @@ pub fn url(service: &str, namespace: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_deployment_names_its_service() {
+        for pool in ["gpu", "cpu"] {
+            assert_eq!(service_of_deployment(&deployment("a-b", pool, labels::STABLE)), Some("a-b"));
+        }
+        for other in ["a-b-cpu-canary", "a-b-tpu-stable", "cpu-stable", "web", ""] {
+            assert_eq!(service_of_deployment(other), None, "{other}");
+        }
+    }
 
     #[test]
     fn every_name_fits_a_dns_label_for_the_longest_service() {

@@ -253,6 +253,7 @@ fn scaling(spec: &InferenceServiceSpec) -> Result<ValidatedScaling, Error> {
     }
     Ok(ValidatedScaling {
         mode: scaling.mode,
+        paused: scaling.paused,
         min_replicas,
         max_replicas,
         target_queue_time: Duration::from_millis(

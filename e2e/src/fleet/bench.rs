@@ -5,10 +5,9 @@ use std::process::Stdio;
 use std::time::{Duration, Instant};
 
 use flotilla::api::InferenceService;
-use futures::StreamExt as _;
 use k8s_openapi::api::core::v1::Pod;
 use kube::Api;
-use kube::api::{ListParams, PostParams};
+use kube::api::ListParams;
 use serde_json::json;
 use tokio::process::{Child, Command};
 
@@ -17,12 +16,8 @@ use super::{MOST_PODS, objects, server};
 use crate::apiserver::{ApiServer, Operator};
 use crate::process::{memory, processor_time};
 use crate::scale_bench::{complete, difference, settled};
-use crate::{Look, Outcome, timer, until};
+use crate::{Look, Outcome, many, until};
 
-/// Services are spread over this many namespaces.
-const NAMESPACES: usize = 4;
-/// Requests under way while they are created.
-const CREATING: usize = 16;
 const LIMIT: Duration = Duration::from_mins(15);
 
 /// What to measure.
@@ -117,28 +112,14 @@ pub async fn fill(server: &ApiServer, plan: &Plan) -> Outcome<usize> {
 }
 
 async fn create_services(server: &ApiServer, plan: &Plan) -> Outcome {
-    for index in 0..NAMESPACES {
-        server.namespace(&format!("fleet-{index}")).await?;
-    }
-    let mut creates = futures::stream::iter((0..plan.services).map(|index| {
-        let services: Api<InferenceService> =
-            Api::namespaced(server.client.clone(), &format!("fleet-{}", index % NAMESPACES));
+    many::namespaces(server, "fleet").await?;
+    many::create(server, "fleet", plan.services, |index| {
         let placement = if index % 2 == 0 { json!({"gpu": {}}) } else { json!({}) };
         // Room above, so that a law that misread the pages would write.
         let scaling = json!({"minReplicas": plan.replicas, "maxReplicas": plan.replicas * 2});
-        let spec = json!({"placement": placement, "scaling": scaling, "service": {"type": "ClusterIP"}});
-        let manifest = timer(&format!("service-{index:05}"), &spec);
-        async move {
-            let service: InferenceService = serde_json::from_value(manifest)?;
-            services.create(&PostParams::default(), &service).await?;
-            Outcome::Ok(())
-        }
-    }))
-    .buffer_unordered(CREATING);
-    while let Some(created) = creates.next().await {
-        created?;
-    }
-    Ok(())
+        json!({"placement": placement, "scaling": scaling, "service": {"type": "ClusterIP"}})
+    })
+    .await
 }
 
 /// Measures every operator at every interval.

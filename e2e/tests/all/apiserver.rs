@@ -50,6 +50,7 @@ async fn defaults_are_filled_in_by_the_schema() -> Outcome {
         ("/placement/gpu/resourceName", json!("nvidia.com/gpu")),
         ("/placement/gpu/countPerReplica", json!(1)),
         ("/scaling/mode", json!("QueueTime")),
+        ("/scaling/paused", json!(false)),
         ("/scaling/minReplicas", json!(1)),
         ("/scaling/maxReplicas", json!(8)),
         ("/scaling/targetQueueTimeMilliseconds", json!(20)),
@@ -69,7 +70,7 @@ async fn defaults_are_filled_in_by_the_schema() -> Outcome {
 async fn the_schema_refuses_what_can_not_work() -> Outcome {
     let server = ApiServer::start().await?;
     let services: Api<InferenceService> = Api::namespaced(server.client.clone(), "default");
-    let refused: [(Value, &[&str]); 19] = [
+    let refused: [(Value, &[&str]); 20] = [
         (json!({"spec": {"model": {"source": {"image": null}}}}), &["spec.model.source", "exactly one of"]),
         (
             json!({"spec": {"model": {"source": {"persistentVolumeClaim": {"claimName": "c"}}}}}),
@@ -93,6 +94,10 @@ async fn the_schema_refuses_what_can_not_work() -> Outcome {
             &["model.preprocessing.preset", "send tensors"],
         ),
         (json!({"spec": {"scaling": {"minReplicas": 9}}}), &["spec.scaling", "raise maxReplicas"]),
+        (
+            json!({"spec": {"scaling": {"mode": "External", "paused": true}}}),
+            &["spec.scaling", "leave paused out", "autoscaling.keda.sh/paused"],
+        ),
         (json!({"spec": {"scaling": {"minReplicas": 0}}}), &["minReplicas", "greater than or equal to 1"]),
         (json!({"spec": {"scaling": {"targetQueueTimeMilliseconds": -5}}}), &["targetQueueTimeMilliseconds"]),
         (json!({"spec": {"placement": {"gpu": {"resourceName": "gpus"}}}}), &["resourceName"]),

@@ -1,8 +1,9 @@
-//! Mode External: somebody else decides, within the bounds. And somebody who decides past Flotilla is told so.
+//! Mode External: somebody else decides, within the bounds. And somebody who decides past Flotilla is told so. Mode Advisory
+//! and a pause: what the law would do is shown, and not done.
 
 use std::time::Duration;
 
-use flotilla_e2e::{Look, Outcome, Workspace, ensure, throughout, timer, until, with_namespace};
+use flotilla_e2e::{Look, Outcome, Workspace, ensure, patched, throughout, timer, until, with_namespace};
 use k8s_openapi::api::autoscaling::v2::HorizontalPodAutoscaler;
 use kube::api::{DeleteParams, PostParams};
 use serde_json::json;
@@ -52,6 +53,43 @@ async fn kubectl_scale_works_within_the_bounds() -> Outcome {
             "no selector"
         );
         Ok(())
+    })
+    .await
+}
+
+/// Three replicas that nothing asks for: the law would take two away after its window.
+#[tokio::test]
+async fn what_is_only_advised_or_paused_is_shown_and_not_done() -> Outcome {
+    with_namespace(async |workspace| {
+        let window = json!({"scaling": {"maxReplicas": 3, "scaleDownStabilizationSeconds": 10}});
+        let advisory = patched(&window, &json!({"scaling": {"mode": "Advisory"}, "replicas": 3}));
+        let paused = patched(&window, &json!({"scaling": {"minReplicas": 3}}));
+        workspace.apply(&timer("advised", &advisory)).await?;
+        workspace.apply(&timer("paused", &paused)).await?;
+        for name in ["advised", "paused"] {
+            workspace.replicas(name, 3, START).await?;
+        }
+        workspace.patch("paused", &json!({"spec": {"scaling": {"minReplicas": 1, "paused": true}}})).await?;
+        for (name, status, reason) in [("advised", "True", "Advisory"), ("paused", "False", "Paused")] {
+            workspace.condition(name, "ScalingActive", status, Some(reason), ACT).await?;
+            until(&format!("{name}: fewer are advised"), ACT, async || {
+                let scaling = workspace.services().get(name).await?.status.and_then(|status| status.scaling);
+                let last = scaling.as_ref().and_then(|scaling| scaling.history.first());
+                let is_shown = last.is_some_and(|last| last.advised && last.from == 3 && last.to < 3);
+                Ok(if is_shown { Look::Break(()) } else { Look::Continue(format!("{scaling:?}")) })
+            })
+            .await?;
+        }
+        throughout("nothing comes of it", Duration::from_secs(20), async || {
+            let now = (ordered(workspace, "advised").await?, ordered(workspace, "paused").await?);
+            Ok(if now == (3, 3) { Ok(()) } else { Err(format!("{now:?} replicas are ordered")) })
+        })
+        .await?;
+        // Acting again, it does what it showed.
+        workspace.patch("paused", &json!({"spec": {"scaling": {"paused": false}}})).await?;
+        workspace.patch("advised", &json!({"spec": {"scaling": {"mode": "QueueTime"}}})).await?;
+        until_ordered(workspace, "paused", 1).await?;
+        until_ordered(workspace, "advised", 1).await
     })
     .await
 }

@@ -235,8 +235,15 @@ fn rows() -> Vec<Row> {
             "scaling.mode",
             none(),
             "/status/summary/queue",
-            [json!("External"), json!("QueueTime")],
+            [json!("External"), json!("Advisory")],
             [json!("-/20ms"), json!("-"), json!("-/20ms")],
+        ),
+        row(
+            "scaling.paused",
+            none(),
+            "/status/scaling/reason",
+            [json!(true), json!(false)],
+            [json!("NoReadyReplicas"), json!("Paused"), json!("NoReadyReplicas")],
         ),
         row(
             "scaling.minReplicas",

@@ -17,6 +17,7 @@ use super::cluster::{Answer, Cluster, ClusterArguments, Unreachable};
 use super::output::Format;
 use super::{CliError, print};
 use crate::api::condition::READY;
+use crate::api::scaling::{PAUSED, ScalingMode};
 use crate::api::status::ScalingStatus;
 use crate::api::{InferenceService, InferenceServiceSpec};
 use crate::explain::{Explanation, VERSION};
@@ -66,6 +67,7 @@ pub(super) struct Report {
     namespace: String,
     name: String,
     mode: &'static str,
+    paused: bool,
     /// Operator or Status.
     source: &'static str,
     /// The operator's pod that was asked.
@@ -158,6 +160,7 @@ impl Report {
             namespace: service.namespace().unwrap_or_default(),
             name: service.name_any(),
             mode: scaling.mode.as_str(),
+            paused: scaling.paused,
             source: if decision.is_some() { "Operator" } else { "Status" },
             operator,
             fallback,
@@ -167,6 +170,12 @@ impl Report {
             bounds: (scaling.min_replicas, scaling.max_replicas),
             target: scaling.target_queue_time_milliseconds,
         }
+    }
+
+    /// Why decisions are only shown, in a word; none where they are acted on.
+    fn shown_only(&self) -> Option<&'static str> {
+        let is_followed = self.mode != ScalingMode::QueueTime.as_str();
+        if self.paused { Some(PAUSED) } else { is_followed.then_some(self.mode) }
     }
 
     /// What makes a report news to a watch.

@@ -139,6 +139,14 @@ fn the_status_tells_where_the_operator_does_not() {
     golden("external.txt", &text::text(&Report::new(&service(&json!({"mode": "External"})), Err(unread)), now()));
     let followed = Report { mode: "External", ..told(&Told::new().see(10, |now| fleet(3, 500.0, now))) };
     assert!(text::text(&followed, now()).contains("Acted on:  by whoever writes spec.replicas"));
+    let advised = Report { mode: "Advisory", ..followed };
+    let words = text::text(&advised, now());
+    assert!(words.contains("Decision:  4 replicas (3 are ordered): DemandAboveCapacity"), "{words}");
+    assert!(words.contains("Acted on:  by nobody: scaling.mode is Advisory"), "{words}");
+    assert!(text::line(&advised, now()).contains("4 replicas   DemandAboveCapacity (Advisory)   "));
+    let paused = Report { mode: "QueueTime", paused: true, ..advised };
+    assert!(text::text(&paused, now()).contains("Acted on:  by nobody: scaling.paused is true"));
+    assert!(text::line(&paused, now()).contains("4 replicas   DemandAboveCapacity (Paused)   "));
     let mut new = service(&json!({}));
     new.status = None;
     let report = Report::new(&new, Err(Unreachable::NoDecision("it is new".to_owned())));

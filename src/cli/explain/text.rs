@@ -6,7 +6,7 @@ use jiff::Timestamp;
 
 use super::Report;
 use super::when::{changes, holds, replicas};
-use crate::api::scaling::ScalingMode;
+use crate::api::scaling::{PAUSED, ScalingMode};
 use crate::cli::top::pods_table;
 use crate::cli::words::{age, number, or_dash, rate, table, time};
 use crate::explain::Explanation;
@@ -35,8 +35,9 @@ pub(super) fn line(report: &Report, now: Timestamp) -> String {
         return format!("{now:.0}   {replicas} replicas   {reason}   (from the status)\n");
     };
     let inputs = &decision.inputs;
+    let shown_only = report.shown_only().map_or_else(String::new, |word| format!(" ({word})"));
     format!(
-        "{:.0}   {} replicas   {}   {} of {} a replica   {} waited of {}\n",
+        "{:.0}   {} replicas   {}{shown_only}   {} of {} a replica   {} waited of {}\n",
         decision.decided_at,
         decision.replicas,
         decision.reason,
@@ -59,17 +60,17 @@ fn section(text: &mut String, title: &str, body: &str) {
 fn head(report: &Report, now: Timestamp) -> String {
     let mut rows = vec![("Name", report.name.clone()), ("Namespace", report.namespace.clone())];
     if let Some(decision) = &report.decision {
-        let change = if decision.replicas == decision.ordered {
-            String::new()
-        } else {
-            format!(" ({} were ordered)", decision.ordered)
+        let change = match (decision.replicas == decision.ordered, report.shown_only()) {
+            (true, _) => String::new(),
+            (false, None) => format!(" ({} were ordered)", decision.ordered),
+            (false, Some(_)) => format!(" ({} are ordered)", decision.ordered),
         };
         rows.push(("Decision", format!("{}{change}: {}", replicas(decision.replicas), decision.reason)));
         rows.push(("", decision.message.clone()));
         let operator = report.operator.as_deref().unwrap_or_default();
         rows.push(("Decided", format!("{} ago, by the operator {operator}", age(decision.decided_at, now))));
-        if report.mode == ScalingMode::External.as_str() {
-            rows.push(("Acted on", "by whoever writes spec.replicas: scaling.mode is External".to_owned()));
+        if let Some(who) = acted_on(report) {
+            rows.push(("Acted on", who.to_owned()));
         } else if let Some(rival) = &decision.conflict {
             rows.push((
                 "Conflict",
@@ -90,6 +91,15 @@ fn head(report: &Report, now: Timestamp) -> String {
         let name = if name.is_empty() { String::new() } else { format!("{name}:") };
         writeln!(text, "{name:11}{value}").ok();
         text
+    })
+}
+
+/// By whom a decision is acted on, where it is not by Flotilla.
+fn acted_on(report: &Report) -> Option<&'static str> {
+    report.shown_only().map(|word| match word {
+        PAUSED => "by nobody: scaling.paused is true, replicas stay as they are",
+        "Advisory" => "by nobody: scaling.mode is Advisory, replicas follow spec.replicas",
+        _ => "by whoever writes spec.replicas: scaling.mode is External",
     })
 }
 
@@ -234,7 +244,8 @@ fn known(report: &Report) -> String {
     let quantity = |quantity: &Option<k8s_openapi::apimachinery::pkg::api::resource::Quantity>| {
         or_dash(quantity.as_ref(), |quantity| format!("{}/s", quantity.0))
     };
-    let mut lines = vec![("mode", report.mode.to_owned()), ("replicas", format!("{min} to {max}"))];
+    let paused = if report.paused { ", paused" } else { "" };
+    let mut lines = vec![("mode", format!("{}{paused}", report.mode)), ("replicas", format!("{min} to {max}"))];
     if report.mode != ScalingMode::External.as_str() {
         lines.push(("arrivals", quantity(&status.arrivals_per_second)));
         lines.push(("capacity", format!("{} a replica", quantity(&status.capacity_per_replica))));
@@ -247,11 +258,10 @@ fn known(report: &Report) -> String {
 fn history(report: &Report, now: Timestamp) -> String {
     let events = report.status.iter().flat_map(|status| &status.history);
     let mut rows = vec![["AGE", "FROM", "TO", "REASON"].map(str::to_owned).to_vec()];
-    rows.extend(
-        events.map(|event| {
-            vec![age(event.time.0, now), event.from.to_string(), event.to.to_string(), event.reason.clone()]
-        }),
-    );
+    rows.extend(events.map(|event| {
+        let reason = if event.advised { format!("{} (advised)", event.reason) } else { event.reason.clone() };
+        vec![age(event.time.0, now), event.from.to_string(), event.to.to_string(), reason]
+    }));
     if rows.len() == 1 { "none yet".to_owned() } else { table(&rows) }
 }
 

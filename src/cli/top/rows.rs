@@ -9,6 +9,7 @@ use serde::Serialize;
 
 use super::SortBy;
 use crate::api::InferenceService;
+use crate::api::scaling::{PAUSED, ScalingMode};
 use crate::cli::words::{age, number, or_dash, rate, table, time};
 use crate::explain::{PodFigures, Summary};
 
@@ -19,7 +20,13 @@ pub(super) struct Row {
     pub(super) namespace: String,
     pub(super) name: String,
     ready: i64,
+    /// Ordered ones.
     replicas: i64,
+    /// The mode, or Paused.
+    mode: &'static str,
+    /// What Flotilla would order, where it does not act.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    wanted: Option<i64>,
     max_replicas: i64,
     #[serde(skip_serializing_if = "Option::is_none")]
     queue_time: Option<f64>,
@@ -51,7 +58,12 @@ pub(super) fn rows(objects: &[InferenceService], told: Vec<Summary>) -> Vec<Row>
                 row.arrivals = summary.arrivals;
                 row.capacity_per_replica = summary.capacity_per_replica;
                 row.ready = summary.ready.into();
-                row.replicas = summary.replicas.into();
+                if row.mode == ScalingMode::QueueTime.as_str() {
+                    row.replicas = summary.replicas.into();
+                } else {
+                    row.replicas = summary.ordered.map_or(row.replicas, i64::from);
+                    row.wanted = Some(summary.replicas.into());
+                }
                 row.reason = summary.reason;
             }
             row.utilization = row.used();
@@ -65,13 +77,20 @@ impl Row {
         let status = object.status.clone().unwrap_or_default();
         let scaling = status.scaling.unwrap_or_default();
         let summary = status.summary.unwrap_or_default();
+        let desired: i64 = scaling.desired_replicas.into();
+        let (bounds, mode) = (&object.spec.scaling, object.spec.scaling.word());
+        let is_advised = mode == PAUSED || mode == ScalingMode::Advisory.as_str();
+        let followed = if mode == PAUSED { status.replicas } else { object.spec.replicas };
+        let followed = followed.min(bounds.max_replicas).max(bounds.min_replicas).into();
         let number = |quantity: Option<Quantity>| quantity.and_then(|quantity| quantity.0.parse().ok());
         let word = |text: String| if text.is_empty() { "-".to_owned() } else { text };
         Self {
             namespace: object.namespace().unwrap_or_default(),
             name: object.name_any(),
             ready: status.ready_replicas.into(),
-            replicas: scaling.desired_replicas.into(),
+            replicas: if is_advised { followed } else { desired },
+            mode,
+            wanted: is_advised.then_some(desired),
             max_replicas: object.spec.scaling.max_replicas.into(),
             queue_time: scaling.queue_time_milliseconds.map(|wait| f64::from(wait) / 1e3),
             target_queue_time: f64::from(object.spec.scaling.target_queue_time_milliseconds) / 1e3,
@@ -82,6 +101,14 @@ impl Row {
             execution_provider: word(summary.execution_provider),
             reason: word(scaling.reason),
             created: object.metadata.creation_timestamp.as_ref().map(|time| time.0),
+        }
+    }
+
+    /// The reason; where it is of a number that is only shown, with that.
+    fn why(&self) -> String {
+        match self.wanted.filter(|wanted| *wanted != self.replicas) {
+            Some(wanted) => format!("{} ({}: {wanted})", self.reason, self.mode),
+            None => self.reason.clone(),
         }
     }
 
@@ -131,7 +158,7 @@ pub(super) fn services_table(rows: &[Row], all: bool, now: Timestamp) -> String 
             percent(row.utilization),
             row.gpu.clone(),
             row.execution_provider.clone(),
-            row.reason.clone(),
+            row.why(),
             or_dash(row.created, |created| age(created, now)),
         ]);
         line
@@ -198,6 +225,7 @@ mod tests {
             name: name.to_owned(),
             decided_at: Timestamp::UNIX_EPOCH,
             replicas: 4,
+            ordered: Some(3),
             ready: 3,
             reason: "DemandAboveCapacity".to_owned(),
             arrivals: Some(arrivals),
@@ -230,6 +258,33 @@ new      0       0         8     -         20 ms    -          -          -     
 ";
         assert_eq!(services_table(&rows, false, now), expected);
         assert!(services_table(&rows, true, now).starts_with("NAMESPACE   NAME"));
+    }
+
+    #[test]
+    fn what_is_only_shown_is_told_beside_what_is_ordered() {
+        let mode = |mode: &str, mut status: serde_json::Value| {
+            status["scaling"]["desiredReplicas"] = json!(6);
+            let mut object = object("photos", status);
+            let paused = mode == PAUSED;
+            let mode = if paused { "QueueTime" } else { mode };
+            object.spec.scaling = serde_json::from_value(json!({"mode": mode, "paused": paused})).unwrap();
+            object.status.as_mut().unwrap().replicas = 5;
+            object.spec.replicas = 2;
+            object
+        };
+        for (name, summary, expected) in [
+            ("Advisory", true, (3, "DemandAboveCapacity (Advisory: 4)")),
+            ("External", true, (3, "DemandAboveCapacity (External: 4)")),
+            ("QueueTime", true, (4, "DemandAboveCapacity")),
+            ("Advisory", false, (2, "OnTarget (Advisory: 6)")),
+            ("External", false, (6, "OnTarget")),
+            ("Paused", true, (3, "DemandAboveCapacity (Paused: 4)")),
+            ("Paused", false, (5, "OnTarget (Paused: 6)")),
+        ] {
+            let told = if summary { vec![told("photos", 412.4)] } else { Vec::new() };
+            let row = rows(&[mode(name, status())], told).remove(0);
+            assert_eq!((row.replicas, row.why().as_str()), expected, "{name} {summary}");
+        }
     }
 
     #[test]

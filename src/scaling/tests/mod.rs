@@ -1,5 +1,6 @@
 //! Stories with literal times: what is seen, and what is to be decided.
 
+mod advised;
 mod explained;
 mod properties;
 mod simulation;
@@ -76,7 +77,9 @@ fn starting_replicas_count_until_their_time_or_their_third_restart() {
     let unexplained = |now| Measurement { arrivals_per_second: 100.0, ..overloaded(300.0, 50.0, now) };
     let seen = |starting: Vec<Starting>| {
         let mut story = Story::new(policy());
-        let mut decision = story.see(0.0, &fleet(measured(vec![steady(100.0, at(0.0)), steady(100.0, at(0.0))])));
+        let mut before = fleet(measured(vec![steady(100.0, at(0.0)), steady(100.0, at(0.0))]));
+        before.current += u32::try_from(starting.len()).unwrap();
+        let mut decision = story.see(0.0, &before);
         for second in [2.0, 4.0] {
             let hot = measured(vec![unexplained(at(second)), unexplained(at(second))]);
             let mut observation = fleet(hot);
@@ -309,6 +312,45 @@ fn a_replica_far_slower_than_its_class_says_nothing_and_one_comes_in_its_place()
     assert_eq!(decision.inputs.capacity_source, CapacitySource::BatchLine, "its throughput is nobody's ceiling");
     let line = decision.inputs.batch_line.unwrap();
     assert!((line.alpha - 0.005).abs() < 1e-6, "{line:?}");
+}
+
+/// Its executions take so many times as long.
+fn slower(times: f64, measurement: Measurement) -> Measurement {
+    let slow = |batch: &BatchDelta| BatchDelta { seconds: batch.seconds * times, ..*batch };
+    Measurement { batches: measurement.batches.iter().map(slow).collect(), ..measurement }
+}
+
+#[test]
+fn what_a_slow_start_taught_is_taken_back() {
+    let mut story = Story::new(policy());
+    let cold = story.see_until(0, 6, |now| fleet(measured(vec![slower(20.0, steady(5.0, now))])));
+    assert!(cold.inputs.capacity_per_replica.unwrap() < 10.0, "nothing else is known yet");
+    // Later on only the smaller of the two sizes occurs, so what is known of the other stays for hours.
+    let small = |now| {
+        let warm = steady(40.0, now);
+        fleet(measured(vec![Measurement { batches: warm.batches[..1].to_vec(), ..warm }]))
+    };
+    let decision = story.see_until(8, 10, |now| fleet(measured(vec![steady(40.0, now)])));
+    assert!((decision.inputs.capacity_per_replica.unwrap() - 136.7).abs() < 0.5, "{decision:?}");
+    let decision = story.see_until(12, 100, small);
+    assert!((decision.inputs.capacity_per_replica.unwrap() - 136.7).abs() < 0.5, "{decision:?}");
+}
+
+#[test]
+fn a_replica_that_is_slow_from_the_first_round_on_teaches_nothing() {
+    for others in [1, 2, 5] {
+        let seen = |now| {
+            let mut all = vec![steady(60.0, now); others];
+            all.insert(others / 2, slower(20.0, steady(5.0, now)));
+            fleet(measured(all))
+        };
+        let mut story = Story::new(policy());
+        let first = story.see(0.0, &seen(at(0.0)));
+        assert!((first.inputs.capacity_per_replica.unwrap() - 136.7).abs() < 0.5, "beside {others}: {first:?}");
+        let decision = story.see_until(2, 60, seen);
+        assert!((decision.inputs.capacity_per_replica.unwrap() - 136.7).abs() < 0.5, "beside {others}: {decision:?}");
+        assert_eq!(decision.inputs.slow, 1, "beside {others}");
+    }
 }
 
 #[test]
