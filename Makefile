@@ -11,7 +11,7 @@ step = @printf '\n=== %s\n' "$(1)"; started=$$SECONDS; $(2); printf '=== %s: %d 
 # One set of features for all of the workspace, or dependencies would be compiled once for each package that is named.
 SERVER_TESTS = $(patsubst inference-server/tests/%.rs,--test %,$(wildcard inference-server/tests/*.rs))
 
-.PHONY: help demo test lint unit python charts e2e e2e-full bench bench-scale bench-fleet bench-sweep bench-servers bench-hpa bench-steps generate up down
+.PHONY: help demo test lint unit python charts e2e e2e-full bench bench-scale bench-fleet bench-sweep bench-servers bench-hpa bench-steps fuzz generate up down
 help: ## What there is
 	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | column -t -s "$$(printf '\t')"
 
@@ -82,6 +82,9 @@ bench-sweep: ## Each peer's best target on every load in the simulator: sweep.md
 # FLAGS="--quick", "--essential --docs", "--only 'clip/jpeg/*/HTTP/8'"; bench/servers --help has the rest.
 bench-servers: ## The model server beside seven others and bare ONNX Runtime: tables, CSV and SVG in $(FLOTILLA_CACHE)/bench-servers
 	@bench/servers $(FLAGS)
+
+fuzz: ## The server's parsers under coverage-guided fuzzing, a minute each
+	@inference-server/fuzz/run 60
 
 generate: ## CRDs and their copy in the chart
 	@cargo run --quiet --bin crdgen > crds/inferenceservices.flotilla.dev.yaml.new

@@ -222,11 +222,16 @@ impl Decision {
             holds.extend(terms.panic_left.map(|left| hold(Term::Panic, None, Some(left))));
             holds.extend(count(Term::Settling, terms.settling));
             holds.extend(terms.rolling_out.then(|| hold(Term::Rollout, None, None)));
-            if terms.window.is_none_or(|peak| peak >= self.replicas) {
-                holds.push(hold(Term::Window, terms.window, terms.fewer_in));
-            } else if terms.remembered_peak.is_none_or(|peak| peak >= self.replicas) {
+            let keeps = |peak: Option<u32>| peak.is_none_or(|peak| peak >= self.replicas);
+            // Where peaks recur they are remembered for longer than the window, and the time left is theirs.
+            let is_longer = inputs.remembered > settings.stabilization_window;
+            let (by_window, by_peaks) = (keeps(terms.window), is_longer && keeps(terms.remembered_peak));
+            if by_window {
+                holds.push(hold(Term::Window, terms.window, terms.fewer_in.filter(|_| !by_peaks)));
+            }
+            if by_peaks {
                 holds.push(hold(Term::RecurringPeaks, terms.remembered_peak, terms.fewer_in));
-            } else if terms.fewest_now >= self.replicas {
+            } else if !by_window && terms.fewest_now >= self.replicas {
                 holds.push(hold(Term::StepLimit, Some(terms.fewest_now), None));
             }
         }

@@ -6,6 +6,8 @@
 //! clock            gives up whoever has waited too long                       (a thread each)
 //! ```
 //!
+//! A device that takes less time than a change of threads runs on its caller's thread ([`shared`]); all else stays the same.
+//!
 //! Everything that waits is behind one lock ([`shared`], [`state`]); who is served next, when a batch runs and how long a wait
 //! would be are decided by pure functions ([`order`], [`batch`], [`forecast`]). Admission bounds everything behind it.
 

@@ -10,8 +10,8 @@ use std::time::Duration;
 
 use super::testing::{Story, at, fleet, idle, measured, missing, overloaded, policy, settings, starting, steady};
 use super::{
-    BatchDelta, BatchLine, CapacitySource, Measurement, MissingReason, Observation, Policy, PolicySettings, QueueTime,
-    Reason, ReplicaSample, Starting,
+    BatchDelta, BatchLine, CapacitySource, Decision, Measurement, MissingReason, Observation, Policy, PolicySettings,
+    QueueTime, Reason, ReplicaSample, Starting, Term,
 };
 
 /// A fleet of this many replicas at which this much arrives, evenly.
@@ -393,8 +393,17 @@ fn peaks_that_recur_are_waited_for() {
     assert_eq!(tell(&mut story, 22, 90, 4, 100.0).reason, Reason::DemandBelowCapacity);
     // It comes back half a minute after the decrease, and goes again.
     assert_eq!(tell(&mut story, 92, 120, 2, 500.0).replicas, 4);
-    let decision = tell(&mut story, 122, 200, 4, 100.0);
+    let holds = |decision: &Decision| -> Vec<(Term, Option<u64>)> {
+        let holds = decision.holds(&policy());
+        holds.iter().map(|hold| (hold.term, hold.left.map(|left| left.as_secs()))).collect()
+    };
+    let within = tell(&mut story, 122, 140, 4, 100.0);
+    let [(Term::Window, None), (Term::RecurringPeaks, Some(left))] = holds(&within)[..] else {
+        panic!("the window holds, and what is left is the peak's time: {:?}", holds(&within))
+    };
+    let decision = tell(&mut story, 142, 200, 4, 100.0);
     assert_eq!((decision.replicas, decision.reason), (4, Reason::RecurringPeaks));
+    assert_eq!(holds(&decision), [(Term::RecurringPeaks, Some(left - 60))]);
     assert_eq!(decision.inputs.remembered, Duration::from_mins(2));
     assert_eq!(tell(&mut story, 202, 250, 4, 100.0).reason, Reason::DemandBelowCapacity);
 }
