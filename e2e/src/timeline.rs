@@ -49,9 +49,11 @@ impl Watch {
         let task = tokio::spawn(async move {
             let mut timeline = Timeline::default();
             let mut interval = tokio::time::interval(INTERVAL);
-            while timeline.points.len() < MOST {
+            let mut is_last = false;
+            while !is_last && timeline.points.len() < MOST {
                 tokio::select! {
-                    _ = &mut stopped => break,
+                    // What it was stopped for is seen, too.
+                    _ = &mut stopped => is_last = true,
                     _ = interval.tick() => {}
                 }
                 // A look that fails is left out: the next one is a moment away.
