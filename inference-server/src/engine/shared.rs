@@ -17,7 +17,7 @@ use std::{
 use super::{
     InferError,
     batch::{Next, Open, Policy},
-    forming::Memory,
+    forming::{Forming, Memory},
     layout::Layout,
     sleepers::Sleepers,
     state::{File, Member, Reserved, Snapshot, Start, State},
@@ -182,10 +182,8 @@ impl Shared {
             return None;
         }
         let forming = floor.state.forming()?;
-        let (is_closed, is_written) = forming.state();
-        let rows = forming.rows();
-        let next = self.policy.next(Open { rows, age: forming.age(now), is_closed }, true);
-        if !is_written || next != Next::Run || floor.state.forecast.execution(rows)? > QUICK {
+        let (rows, next) = (forming.rows(), self.next(forming, now));
+        if next != (Next::Run, true) || floor.state.forecast.execution(rows)? > QUICK {
             return None;
         }
         let start = floor.state.start(ONLY, now)?;
@@ -228,10 +226,8 @@ impl Shared {
             let now = Instant::now();
             let mut timeout = None;
             if let Some(forming) = floor.state.forming() {
-                let (is_closed, is_written) = forming.state();
-                let open = Open { rows: forming.rows(), age: forming.age(now), is_closed };
-                match self.policy.next(open, true) {
-                    Next::Run if is_written => {
+                match self.next(forming, now) {
+                    (Next::Run, true) => {
                         let start = floor.state.start(instance, now);
                         if start.is_some() {
                             self.release(floor);
@@ -240,9 +236,9 @@ impl Shared {
                         continue;
                     }
                     // Whoever writes the last row calls.
-                    Next::Run => forming.close(),
-                    Next::Wait => {}
-                    Next::WaitAtMost(delay) => {
+                    (Next::Run, false) => forming.close(),
+                    (Next::Wait, _) => {}
+                    (Next::WaitAtMost(delay), _) => {
                         forming.held_since.get_or_insert(now);
                         timeout = Some(delay);
                     }
@@ -255,6 +251,13 @@ impl Shared {
             floor = wait(&self.devices, floor, timeout);
             floor.devices.wake();
         }
+    }
+
+    /// What an idle device does with the batch, and whether all of it is written.
+    fn next(&self, forming: &Forming, now: Instant) -> (Next, bool) {
+        let (is_closed, is_written) = forming.state();
+        let open = Open { rows: forming.rows(), age: forming.age(now), is_closed };
+        (self.policy.next(open, true), is_written)
     }
 
     /// An execution has ended: whom to answer.
