@@ -30,8 +30,24 @@ pub enum Scaler {
 pub enum Device {
     /// The timer: like a GPU, it takes time and next to no CPU.
     Timer,
-    /// The processor, within a limit: EfficientNet-Lite0 on a photo.
-    Processor,
+    /// The processor, within a limit: EfficientNet-Lite0 on a photo, which takes 15 to 20 ms of it.
+    Processor(Share),
+}
+
+/// A server's part of the processor, in thousandths of a core.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Share {
+    /// What is requested, which is the 100 % of an autoscaler on CPU.
+    pub requested: u32,
+    /// What there is at most.
+    pub limit: u32,
+}
+
+impl Share {
+    /// The wait that is held: that for about two images.
+    fn target_milliseconds(self) -> u32 {
+        40_000 / self.limit
+    }
 }
 
 /// One of the compared.
@@ -68,7 +84,7 @@ impl Contender {
                 json!({"runtime": {"resources": {"requests": {"cpu": "200m"}}}})
             }
             Device::Timer => json!({}),
-            Device::Processor => json!({
+            Device::Processor(share) => json!({
                 "model": {
                     "source": {"image": {"reference": "flotilla/model-efficientnet-lite0:1", "path": "model"}},
                     "preprocessing": {"preset": "ImageNet"},
@@ -77,12 +93,11 @@ impl Contender {
                 "runtime": {
                     "maxBatchSize": 2,
                     "resources": {
-                        "requests": {"cpu": "100m", "memory": "128Mi"},
-                        "limits": {"cpu": "200m", "memory": "512Mi"},
+                        "requests": {"cpu": format!("{}m", share.requested), "memory": "128Mi"},
+                        "limits": {"cpu": format!("{}m", share.limit), "memory": "512Mi"},
                     },
                 },
-                // An image takes a tenth of a second there.
-                "scaling": {"targetQueueTimeMilliseconds": 200},
+                "scaling": {"targetQueueTimeMilliseconds": share.target_milliseconds()},
             }),
         };
         timer(self.name, &patched(&device, &json!({"scaling": scaling, "replicas": min})))
@@ -117,7 +132,7 @@ impl Contender {
         }
         self.rested(workspace).await?;
         let target = Target::of(workspace, self.name).await?;
-        Ok(if self.device == Device::Processor { target.sending(Payload::photo()) } else { target })
+        Ok(if matches!(self.device, Device::Processor(_)) { target.sending(Payload::photo()) } else { target })
     }
 
     /// Waits until it is as before any load: at its least number, and its autoscaler has seen that nothing is to do.
@@ -148,7 +163,7 @@ mod tests {
 
     #[test]
     fn both_get_the_same_servers_and_the_same_window() {
-        for device in [Device::Timer, Device::Processor] {
+        for device in [Device::Timer, Device::Processor(Share { requested: 100, limit: 200 })] {
             for (window, seconds) in [(Some(Duration::from_secs(30)), 30), (None, 300)] {
                 let of = |scaler| Contender { name: "one", scaler, device, replicas: (2, 6), window };
                 let (ours, theirs) = (of(Scaler::Flotilla), of(Scaler::Cpu { target: 70 }));
@@ -166,7 +181,7 @@ mod tests {
                     (2, 6, 2)
                 );
                 assert_eq!(flotilla.scaling.scale_down_stabilization_seconds, seconds);
-                if device == Device::Processor {
+                if device != Device::Timer {
                     assert_eq!(flotilla.runtime, external.runtime);
                 }
                 let autoscaler = theirs.horizontal_pod_autoscaler(70).unwrap().spec.unwrap();

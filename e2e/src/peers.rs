@@ -8,7 +8,7 @@ use std::time::Duration;
 use k8s_openapi::api::autoscaling::v2::HorizontalPodAutoscaler;
 use serde::Serialize;
 
-use crate::contender::{Contender, Device, Scaler};
+use crate::contender::{Contender, Device, Scaler, Share};
 use crate::load::{Arrivals, Connections, Load, Plan};
 use crate::steps::{Rates, Step, busiest, print, quantile, seconds, step};
 use crate::table::Table;
@@ -21,7 +21,8 @@ pub const WINDOW: Duration = Duration::from_secs(30);
 const ON_CPU: Scaler = Scaler::Cpu { target: 70 };
 /// What the timer device takes is 188 images a second; within Flotilla's target, a good half of it.
 const TIMER: Rates = Rates { base: 10.0, step: 300.0 };
-/// A replica within its limit answers some ten photos a second.
+/// What a server of the processor has; it answers some ten photos a second with that.
+const SHARE: Share = Share { requested: 100, limit: 200 };
 const PROCESSOR: Rates = Rates { base: 1.0, step: 20.0 };
 /// How long a HorizontalPodAutoscaler sees the timer device's load: eight of its sync periods.
 const UNMOVED: Duration = Duration::from_mins(2);
@@ -62,7 +63,7 @@ pub async fn measure(flotilla_steps: usize, cpu_steps: usize) -> Outcome<Measure
         let unmoved = unmoved(workspace).await?;
         let (flotilla, cpu) = tokio::try_join!(
             steps(workspace, contender("flotilla", Scaler::Flotilla, Device::Timer), TIMER, flotilla_steps),
-            steps(workspace, contender("cpu", ON_CPU, Device::Processor), PROCESSOR, cpu_steps),
+            steps(workspace, contender("cpu", ON_CPU, Device::Processor(SHARE)), PROCESSOR, cpu_steps),
         )?;
         measured = Some(Measured { flotilla, cpu, unmoved });
         Ok(())

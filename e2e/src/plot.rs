@@ -99,6 +99,7 @@ mod tests {
             name: "Flotilla".to_owned(),
             timeline: Timeline { points: vec![point(0.0, 2), point(1.0, 2), point(2.0, 6), point(30.0, 2)] },
             requests: vec![request(0.1, 2.0), request(0.3, 5.0), request(4.0, 1.0)],
+            events: vec![],
             load_seconds: 5.0,
             least: 2,
         };

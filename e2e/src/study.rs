@@ -3,6 +3,9 @@
 
 use std::time::{Duration, Instant};
 
+use jiff::Timestamp;
+use k8s_openapi::api::events::v1::Event;
+use kube::api::ListParams;
 use serde::Serialize;
 
 use crate::contender::Contender;
@@ -29,6 +32,15 @@ pub struct Request {
     pub error: Option<String>,
 }
 
+/// What was told of a decision.
+#[derive(Clone, Debug, Serialize)]
+pub struct Told {
+    /// Seconds since the start.
+    pub at: f64,
+    /// The reason and the note.
+    pub text: String,
+}
+
 /// One contender's run.
 #[derive(Clone, Debug, Serialize)]
 pub struct Run {
@@ -38,6 +50,8 @@ pub struct Run {
     pub timeline: Timeline,
     /// Every request, by when it was sent.
     pub requests: Vec<Request>,
+    /// The Events of whoever decides.
+    pub events: Vec<Told>,
     /// When the last was answered, in seconds since the start.
     pub load_seconds: f64,
     /// The least number of replicas.
@@ -73,7 +87,7 @@ impl Run {
 /// It did not start, or did not come back.
 pub async fn run(workspace: &Workspace, contender: &Contender, name: &str) -> Outcome<Run> {
     let target = contender.start(workspace).await?;
-    let started = Instant::now();
+    let (started, clock) = (Instant::now(), Timestamp::now());
     let watch = Watch::start(workspace, contender.name, contender.autoscaler(), started);
     let report = closed_loop::run(&target, USERS, REQUESTS).await?;
     let load_seconds = started.elapsed().as_secs_f64();
@@ -88,10 +102,33 @@ pub async fn run(workspace: &Workspace, contender: &Contender, name: &str) -> Ou
     })
     .await?;
     let timeline = watch.end().await?;
+    let events = told(workspace, contender, clock).await?;
     let requests = report.answers.into_iter().map(|answer| Request {
         sent: answer.due.as_secs_f64(),
         latency: answer.latency.as_secs_f64(),
         error: answer.outcome.err(),
     });
-    Ok(Run { name: name.to_owned(), timeline, requests: requests.collect(), load_seconds, least })
+    Ok(Run { name: name.to_owned(), timeline, requests: requests.collect(), events, load_seconds, least })
+}
+
+/// The Events of the `HorizontalPodAutoscaler` or of the `InferenceService`, from the start on.
+async fn told(workspace: &Workspace, contender: &Contender, start: Timestamp) -> Outcome<Vec<Told>> {
+    let kind = if contender.autoscaler().is_some() { "HorizontalPodAutoscaler" } else { "InferenceService" };
+    let mut told = Vec::new();
+    for event in workspace.api::<Event>().list(&ListParams::default()).await? {
+        let is_of_it = event.regarding.and_then(|regarding| regarding.kind).is_some_and(|of| of == kind);
+        let time = event.event_time.map(|time| time.0);
+        let time =
+            time.or_else(|| event.deprecated_first_timestamp.or(event.metadata.creation_timestamp).map(|time| time.0));
+        let Some(at) = time.map(|time| time.duration_since(start).as_secs_f64()).filter(|_| is_of_it) else { continue };
+        // Whole seconds, where the one who tells it has no finer ones.
+        if at > -1.0 {
+            told.push(Told {
+                at,
+                text: format!("{}: {}", event.reason.unwrap_or_default(), event.note.unwrap_or_default()),
+            });
+        }
+    }
+    told.sort_by(|one, other| one.at.total_cmp(&other.at));
+    Ok(told)
 }

@@ -117,14 +117,16 @@ impl Timeline {
         self.points.iter().map(|point| point.ordered).max().unwrap_or(0)
     }
 
-    /// When as many answered as were ever ordered.
+    /// When as many answered as were ever ordered, if more ever were.
     pub fn full(&self) -> Option<f64> {
+        self.first_increase()?;
         let most = self.most();
         self.points.iter().find(|point| point.ready >= most).map(|point| point.at)
     }
 
-    /// When, after `from`, no more than `least` were ordered and answered any longer.
+    /// When, after `from` and after an order of more, no more than `least` were ordered and answered any longer.
     pub fn back(&self, from: f64, least: i32) -> Option<f64> {
+        self.first_increase()?;
         let later = self.points.iter().filter(|point| point.at >= from);
         later.filter(|point| point.ordered <= least && point.ready <= least).map(|point| point.at).next()
     }
@@ -149,5 +151,6 @@ mod tests {
         let still = Point { at: 0.0, ordered: 1, ready: 1, cpu_percent: Some(3) };
         let timeline = Timeline { points: vec![still, Point { at: 1.0, ..still }] };
         assert_eq!((timeline.decisions(), timeline.first_increase()), (vec![], None));
+        assert_eq!((timeline.full(), timeline.back(0.0, 1)), (None, None), "there was nowhere to come back from");
     }
 }

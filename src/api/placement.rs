@@ -27,7 +27,8 @@ pub struct Gpu {
     #[schemars(range(min = 1, max = 16))]
     #[serde(default = "default_count")]
     pub count_per_replica: i32,
-    /// Products that will do, as GPU feature discovery names them, without -SHARED or -MIG suffixes. Empty: any.
+    /// Products that will do, as GPU feature discovery names them, without -SHARED or -MIG suffixes. Of several an earlier one
+    /// is preferred: it is filled first, and left last. Empty: any.
     #[schemars(
         length(max = 16),
         inner(length(min = 1, max = 63)),

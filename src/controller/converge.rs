@@ -17,6 +17,7 @@ use super::index::{Indexed as _, ServiceName};
 use super::leaving;
 use super::observe::Observed;
 use super::order::Order;
+use super::pods::PodView;
 use super::rollout::{self, RolloutInput, RolloutPlan};
 use super::scale;
 use crate::api::labels;
@@ -236,7 +237,9 @@ impl Work<'_> {
         let memories = self.ctx.memories();
         let state = memories.get(&self.service.uid).map(|memory| memory.scaling.clone()).unwrap_or_default();
         let standings = scaling::standings(policy, &state, self.observation, self.ctx.now());
-        leaving::changes(&self.observed.pods, &standings, self.order.replicas)
+        let gpu = self.service.gpu.as_ref();
+        let preference = |pod: &PodView| gpu.map_or(0, |gpu| gpu.preference(self.observed.product(pod)));
+        leaving::changes(&self.observed.pods, &standings, preference, self.order.replicas)
     }
 
     /// Deletes settings that no pod uses any more, and the Deployment of a pool that was left once the new one answers.

@@ -30,9 +30,15 @@ pub struct Change {
     pub leaves: bool,
 }
 
-/// What has to change before `desired` of the pods are ordered, so that those go that stand worst. Of equals the youngest
-/// goes. A cost that somebody else set is left as it is, and ranks as Kubernetes ranks it.
-pub fn changes(pods: &[PodView], standings: &BTreeMap<&str, Standing>, desired: u32) -> Vec<Change> {
+/// What has to change before `desired` of the pods are ordered, so that those go that serve badly, then those on the GPU that
+/// is preferred least (`preference`: 0 is the first choice), then those that stand worst. Of equals the youngest goes. A cost
+/// that somebody else set is left as it is, and ranks as Kubernetes ranks it.
+pub fn changes(
+    pods: &[PodView],
+    standings: &BTreeMap<&str, Standing>,
+    preference: impl Fn(&PodView) -> usize,
+    desired: u32,
+) -> Vec<Change> {
     let present = || pods.iter().filter(|pod| !pod.gone);
     let goes_anyway = present().filter(|pod| pod.ready.is_none() || pod.deletion_cost < LEAVING).count();
     let desired = usize::try_from(desired).unwrap_or(usize::MAX);
@@ -44,7 +50,11 @@ pub fn changes(pods: &[PodView], standings: &BTreeMap<&str, Standing>, desired: 
     }
     let standing =
         |pod: &PodView| standings.get(pod.name.as_str()).copied().unwrap_or(Standing::Well { pending_images: 0 });
-    candidates.sort_by_cached_key(|pod| (standing(pod), Reverse(pod.created), pod.name.clone()));
+    candidates.sort_by_cached_key(|pod| {
+        let standing = standing(pod);
+        let is_well = standing != Standing::Sick;
+        (is_well, Reverse(preference(pod)), standing, Reverse(pod.created), pod.name.clone())
+    });
     let wanted = candidates.iter().enumerate().map(|(place, pod)| (*pod, place < to_choose));
     let mut changes: Vec<_> = wanted
         .filter(|(pod, leaves)| *leaves != (pod.deletion_cost == LEAVING))
@@ -141,14 +151,30 @@ mod tests {
             ),
         ];
         for (what, pods, standings, desired, expected) in cases {
-            assert_eq!(told(&changes(&pods, &standings.into_iter().collect(), desired)), expected, "{what}");
+            let told_of = changes(&pods, &standings.into_iter().collect(), |_| 0, desired);
+            assert_eq!(told(&told_of), expected, "{what}");
         }
+    }
+
+    /// It costs money every hour; what its last images wait for is over in seconds.
+    #[test]
+    fn the_gpu_that_is_preferred_least_goes_before_an_idle_one_and_after_a_sick_one() {
+        let pods: Vec<_> =
+            ["a", "b", "c"].into_iter().zip([30, 20, 10]).map(|(name, age)| pod(name, true, age, 0)).collect();
+        let busy = Standing::Well { pending_images: 9 };
+        let idle = Standing::Well { pending_images: 0 };
+        let dear = |pod: &PodView| usize::from(pod.name == "a");
+        let first = |standings: [(&str, Standing); 3]| {
+            told(&changes(&pods, &standings.into_iter().collect(), dear, 2)).first().map(|(name, _)| (*name).to_owned())
+        };
+        assert_eq!(first([("a", busy), ("b", idle), ("c", idle)]).as_deref(), Some("a"));
+        assert_eq!(first([("a", idle), ("b", Standing::Sick), ("c", idle)]).as_deref(), Some("b"));
     }
 
     #[test]
     fn a_hundred_that_go_at_once_are_told_in_part() {
         let pods: Vec<_> = (0..100).map(|age| pod(&format!("p{age:02}"), true, age, 0)).collect();
-        assert_eq!(changes(&pods, &BTreeMap::new(), 1).len(), MOST_CHANGES);
+        assert_eq!(changes(&pods, &BTreeMap::new(), |_| 0, 1).len(), MOST_CHANGES);
     }
 
     /// As the pods are after the changes.
@@ -183,9 +209,9 @@ mod tests {
             let standings: BTreeMap<_, _> =
                 named.iter().map(|(name, (pending, ..))| (name.as_str(), Standing::Well { pending_images: *pending })).collect();
             let pending = |pod: &PodView| fleet[pod.name[1..].parse::<usize>().unwrap()].0;
-            let changes = changes(&pods, &standings, desired);
+            let changes = changes(&pods, &standings, |_| 0, desired);
             let told = after(&pods, &changes);
-            prop_assert_eq!(super::changes(&told, &standings, desired), vec![]);
+            prop_assert_eq!(super::changes(&told, &standings, |_| 0, desired), vec![]);
             let going = removed(&told, pending, usize::try_from(desired).unwrap());
             let marks = changes.iter().filter(|change| change.leaves).count();
             prop_assert!(marks <= going.len(), "{} marks for {} that go", marks, going.len());

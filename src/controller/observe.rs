@@ -37,6 +37,11 @@ impl Observed {
         self.pods.iter().filter(|pod| !pod.gone && pod.ready.is_some())
     }
 
+    /// The GPU product of a pod's node; none while it has no node, or the node says none.
+    pub fn product(&self, pod: &PodView) -> Option<&Product> {
+        self.snapshot.product_of(pod.node.as_ref()?)
+    }
+
     /// Pods that exist and are not going away.
     pub fn present(&self) -> impl Iterator<Item = &PodView> {
         self.pods.iter().filter(|pod| !pod.gone)
@@ -139,16 +144,11 @@ pub fn measure(ctx: &Context, service: &ValidatedService, observed: &Observed) -
     ctx.collector.set_targets(key.clone(), targets.collect());
     let now = ctx.now();
     let mut samples: HashMap<_, _> = ctx.collector.samples(&key, now).into_iter().collect();
-    let product = |node: Option<&String>| node.and_then(|node| observed.snapshot.product_of(node));
     let ready = observed
         .ready()
         .map(|pod| Replica {
             name: pod.name.clone(),
-            class: format!(
-                "{}/{}",
-                pod.template,
-                product(pod.node.as_ref()).map_or("", |product: &Product| &product.name)
-            ),
+            class: format!("{}/{}", pod.template, observed.product(pod).map_or("", |product| &product.name)),
             sample: samples
                 .remove(&pod.name)
                 .unwrap_or(ReplicaSample::Missing { since: now, reason: crate::scaling::MissingReason::NotYetSampled }),

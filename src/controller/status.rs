@@ -167,7 +167,7 @@ fn products(found: &Findings) -> BTreeSet<String> {
     let running: BTreeSet<String> = found
         .observed
         .present()
-        .filter_map(|pod| found.observed.snapshot.product_of(pod.node.as_ref()?))
+        .filter_map(|pod| found.observed.product(pod))
         .map(|product| product.name.clone())
         .collect();
     if running.is_empty() { found.placement.products.clone() } else { running }

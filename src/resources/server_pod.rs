@@ -3,8 +3,8 @@
 use k8s_openapi::api::core::v1::{
     Affinity, Capabilities, ConfigMapVolumeSource, Container, ContainerPort, EmptyDirVolumeSource, HTTPGetAction,
     ImageVolumeSource, NodeAffinity, NodeSelector, NodeSelectorRequirement, NodeSelectorTerm,
-    PersistentVolumeClaimVolumeSource, PodSecurityContext, PodSpec, PodTemplateSpec, Probe, ResourceRequirements,
-    SeccompProfile, SecurityContext, Toleration, Volume, VolumeMount,
+    PersistentVolumeClaimVolumeSource, PodSecurityContext, PodSpec, PodTemplateSpec, PreferredSchedulingTerm, Probe,
+    ResourceRequirements, SeccompProfile, SecurityContext, Toleration, Volume, VolumeMount,
 };
 use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
@@ -24,6 +24,8 @@ pub const HTTP_PORT: i32 = 8000;
 pub const GRPC_PORT: i32 = 8001;
 /// Metrics.
 pub const METRICS_PORT: i32 = 8002;
+/// The highest weight of a preference that the scheduler takes.
+const MOST_PREFERRED: i32 = 100;
 /// Folder of the settings file.
 pub const SETTINGS_MOUNT: &str = "/etc/flotilla";
 /// Where the server writes why it ended.
@@ -256,6 +258,8 @@ fn probe(path: &str, period_seconds: i32, timeout_seconds: i32) -> Probe {
 /// Lets the pod onto nodes that are kept for GPUs, and only onto nodes with one of the products. Done after the user's patch,
 /// because lists of tolerations and affinity terms replace each other: what the user wrote holds besides.
 ///
+/// Of several products an earlier one is preferred, but any will do: whoever lists the cheapest first fills it first.
+///
 /// A divided GPU carries a suffix to its product: -SHARED is accepted, -MIG-… is not, because its slices can't be listed.
 pub fn place_on_gpu(template: &mut PodTemplateSpec, gpu: &GpuRequest) {
     let spec = template.spec.get_or_insert_default();
@@ -272,11 +276,7 @@ pub fn place_on_gpu(template: &mut PodTemplateSpec, gpu: &GpuRequest) {
     if gpu.products.is_empty() {
         return;
     }
-    let requirement = NodeSelectorRequirement {
-        key: labels::GPU_PRODUCT.to_owned(),
-        operator: "In".to_owned(),
-        values: Some(gpu.products.iter().flat_map(|product| [product.clone(), format!("{product}-SHARED")]).collect()),
-    };
+    let requirement = one_of(&gpu.products);
     let node_affinity: &mut NodeAffinity =
         spec.affinity.get_or_insert_with(Affinity::default).node_affinity.get_or_insert_default();
     let required: &mut NodeSelector =
@@ -287,6 +287,30 @@ pub fn place_on_gpu(template: &mut PodTemplateSpec, gpu: &GpuRequest) {
     // Terms are alternatives: the product has to hold in each of them.
     for term in &mut required.node_selector_terms {
         term.match_expressions.get_or_insert_default().push(requirement.clone());
+    }
+    let preferred = gpu.products.iter().zip(preferences(gpu.products.len())).map(|(product, weight)| {
+        let expressions = Some(vec![one_of(std::slice::from_ref(product))]);
+        let preference = NodeSelectorTerm { match_expressions: expressions, ..NodeSelectorTerm::default() };
+        PreferredSchedulingTerm { weight, preference }
+    });
+    let preferred: Vec<_> = preferred.collect();
+    if !preferred.is_empty() {
+        node_affinity.preferred_during_scheduling_ignored_during_execution.get_or_insert_default().extend(preferred);
+    }
+}
+
+/// The weights of all products but the last, in equal steps from the most that the scheduler takes.
+fn preferences(products: usize) -> impl Iterator<Item = i32> {
+    let last = i32::try_from(products.saturating_sub(1)).unwrap_or(i32::MAX);
+    (1..=last).rev().map(move |step| MOST_PREFERRED * step / last)
+}
+
+/// Nodes with one of the products, whole or shared.
+fn one_of(products: &[String]) -> NodeSelectorRequirement {
+    NodeSelectorRequirement {
+        key: labels::GPU_PRODUCT.to_owned(),
+        operator: "In".to_owned(),
+        values: Some(products.iter().flat_map(|product| [product.clone(), format!("{product}-SHARED")]).collect()),
     }
 }
 
@@ -337,6 +361,25 @@ mod tests {
             let annotations = &template["metadata"]["annotations"];
             assert_eq!(annotations["cluster-autoscaler.kubernetes.io/safe-to-evict-local-volumes"], annotation);
         }
+    }
+
+    /// A user's own preferences stay beside ours.
+    #[test]
+    fn an_earlier_product_is_preferred() {
+        let placed = |products: &[&str], affinity: serde_json::Value| {
+            let products = products.iter().map(|product| (*product).to_owned()).collect();
+            let gpu = GpuRequest { resource_name: "nvidia.com/gpu".to_owned(), count: 1, products };
+            let mut template = serde_json::from_value(json!({"spec": {"affinity": affinity}})).unwrap();
+            place_on_gpu(&mut template, &gpu);
+            let template = serde_json::to_value(template).unwrap();
+            template["spec"]["affinity"]["nodeAffinity"]["preferredDuringSchedulingIgnoredDuringExecution"].clone()
+        };
+        let term = |weight: i32, key: &str, values: &[&str]| json!({"weight": weight, "preference": {"matchExpressions": [{"key": key, "operator": "In", "values": values}]}});
+        let zone = term(7, "zone", &["a"]);
+        let given = json!({"nodeAffinity": {"preferredDuringSchedulingIgnoredDuringExecution": [zone]}});
+        let product = |weight, name: &str| term(weight, "nvidia.com/gpu.product", &[name, &format!("{name}-SHARED")]);
+        assert_eq!(placed(&["L4", "A10", "A100"], given), json!([zone, product(100, "L4"), product(50, "A10")]));
+        assert_eq!(placed(&["L4"], json!({})), json!(null), "one product is no choice");
     }
 
     /// Users' own terms are alternatives to each other: a product that held in one of them only would be no requirement.

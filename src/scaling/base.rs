@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use super::capacity::{Capacity, CapacitySource};
 use super::decision::Reason;
+use super::mix::Mix;
 use super::whole;
 
 /// More than this part above the current number is needed before another replica is ordered, and as much below
@@ -54,6 +55,8 @@ pub(super) struct Basis {
     pub(super) learnt: Option<Capacity>,
     /// The same while requests wait for somewhat less than the target.
     pub(super) release: Option<Capacity>,
+    /// The same of each kind of replica, where they are unlike.
+    pub(super) mix: Mix,
     /// Images per second, now.
     pub(super) level: f64,
     /// What the trend adds until a replica that is ordered now answers.
@@ -102,8 +105,9 @@ impl Basis {
         let expected = needed(self.level + self.rise);
         let draining = self.draining(capacity);
         let with_air = air(expected);
-        // Without one of them, the others would still be within the target.
-        let foreseen = self.release.map_or(0, |release| whole((self.level / release.within_target.max(1e-9)).ceil()));
+        // Without one of them, whichever it is, the others would still be within the target.
+        let of_mean = self.release.map_or(0, |release| whole((self.level / release.within_target.max(1e-9)).ceil()));
+        let foreseen = of_mean.max(self.mix.fewest(self.level));
         Some(Asked {
             for_level: rounded_up(needed(self.level), self.current),
             for_expected: rounded_up(expected, self.current),

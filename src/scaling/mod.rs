@@ -42,6 +42,7 @@ mod demand;
 mod fresh;
 mod health;
 mod hold;
+mod mix;
 mod observation;
 mod policy;
 mod speed;

@@ -10,6 +10,7 @@ use super::demand::Demand;
 use super::fresh::Fresh;
 use super::health;
 use super::hold::Hold;
+use super::mix::Mix;
 use super::observation::{BatchDelta, Monotonic};
 use super::policy::{Policy, PolicySettings};
 use super::speed::Speed;
@@ -115,6 +116,27 @@ impl State {
         self.pressed_rounds >= PRESSED_ROUNDS
     }
 
+    /// What a replica of each class can take, and how many there are of it among the measured ones.
+    fn known(
+        &self,
+        settings: &PolicySettings,
+        view: &View<'_>,
+        target: Duration,
+        now: Monotonic,
+    ) -> Vec<(Capacity, u32)> {
+        let of = |class: &Class| class.model.capacity(target, settings.max_batch_size, now);
+        let mut counts: BTreeMap<&str, u32> = BTreeMap::new();
+        for fresh in view.healthy() {
+            *counts.entry(fresh.class).or_default() += 1;
+        }
+        counts.into_iter().filter_map(|(class, count)| Some((self.classes.get(class).and_then(of)?, count))).collect()
+    }
+
+    /// The measured replicas by what they can take.
+    pub(super) fn mix(&self, settings: &PolicySettings, view: &View<'_>, target: Duration, now: Monotonic) -> Mix {
+        Mix::new(&self.known(settings, view, target, now))
+    }
+
     /// What one replica can take: the mean over the measured ones, each by its class.
     pub(super) fn capacity(
         &self,
@@ -123,14 +145,9 @@ impl State {
         target: Duration,
         now: Monotonic,
     ) -> Option<Capacity> {
-        let of = |class: &Class| class.model.capacity(target, settings.max_batch_size, now);
-        let mut counts: BTreeMap<&str, u32> = BTreeMap::new();
-        for fresh in view.healthy() {
-            *counts.entry(fresh.class).or_default() += 1;
-        }
-        let weighted = |(class, count): (&str, u32)| Some((self.classes.get(class).and_then(of)?, f64::from(count)));
-        let known: Vec<(Capacity, f64)> = counts.into_iter().filter_map(weighted).collect();
+        let known = self.known(settings, view, target, now);
         if known.is_empty() {
+            let of = |class: &Class| class.model.capacity(target, settings.max_batch_size, now);
             let newest = self.classes.values().filter(|class| class.used < now).max_by_key(|class| class.used);
             return newest.and_then(of).map(|old| Capacity {
                 within_target: NEW_CLASS_SPEED * old.within_target,
@@ -138,9 +155,10 @@ impl State {
                 source: old.source,
             });
         }
-        let replicas: f64 = known.iter().map(|(_, replicas)| replicas).sum();
-        let mean =
-            |of: fn(&Capacity) -> f64| known.iter().map(|(one, replicas)| of(one) * replicas).sum::<f64>() / replicas;
+        let replicas: f64 = known.iter().map(|(_, replicas)| f64::from(*replicas)).sum();
+        let sum =
+            |of: fn(&Capacity) -> f64| known.iter().map(|(one, replicas)| of(one) * f64::from(*replicas)).sum::<f64>();
+        let mean = |of: fn(&Capacity) -> f64| sum(of) / replicas;
         Some(Capacity {
             within_target: mean(|capacity| capacity.within_target),
             full_speed: mean(|capacity| capacity.full_speed),

@@ -58,6 +58,7 @@ pub(super) fn wish(
         is_calm: pressure == Pressure::Calm,
         learnt: capacity,
         release: state.capacity(settings, view, target.mul_f64(RELEASE_TARGET), now),
+        mix: state.mix(settings, view, target.mul_f64(RELEASE_TARGET), now),
         level,
         rise,
         backlog: view.pending_images(),

@@ -10,6 +10,7 @@ use k8s_openapi::api::core::v1::{PodTemplateSpec, ResourceRequirements};
 use crate::api::model::{PreprocessingPreset, PullPolicy};
 use crate::api::runtime::{Engine, ExecutionProvider};
 use crate::api::scaling::{RolloutStrategy, ScalingMode, ServiceType};
+use crate::placement::product::Product;
 
 pub use validate::{Defaults, Error, validate};
 
@@ -137,8 +138,17 @@ pub struct GpuRequest {
     pub resource_name: String,
     /// How many of it.
     pub count: u32,
-    /// Products that will do, without sharing suffixes; empty: any.
+    /// Products that will do, without sharing suffixes, the preferred ones first; empty: any.
     pub products: Vec<String>,
+}
+
+impl GpuRequest {
+    /// The place of a product among the preferred ones: 0 is the first choice, and what is not listed comes last. 0 for all where
+    /// any will do.
+    pub fn preference(&self, product: Option<&Product>) -> usize {
+        let listed = |product: &Product| self.products.iter().position(|name| *name == product.name);
+        product.and_then(listed).unwrap_or(self.products.len())
+    }
 }
 
 /// Bounds and target of scaling.

@@ -3,7 +3,7 @@
 //!
 //!     FLOTILLA_ORT_LIBRARY=… cargo bench -p flotilla-server --bench bare_ort -- MODEL_FOLDER [PAIRS [SECONDS [BATCH [IMAGE]]]]
 //!
-//! Slots in turn: `bare` calls the session alone, with the server's options, its input and output in memory that stays; `device`
+//! Slots in turn, each compared with the bare ones before and after it, so that a steady drift cancels: `bare` calls the session alone, with the server's options, its input and output in memory that stays; `device`
 //! does what the server does to a batch, from the requests' bytes to the answers' bytes; `server` is the whole program at
 //! saturation, over HTTP with binary tensors, from a client whose own time is not counted. With an image, `bare` decodes and
 //! preprocesses it for each row besides, `server` gets it as the body, and there is no `device`. Processor seconds are the
@@ -26,11 +26,8 @@ use tokio::runtime::Runtime;
 
 use self::{bare::Bare, server::Server};
 
-/// Two-sided 95 % quantiles of Student's distribution by degrees of freedom, from 1 on.
-const STUDENT: [f64; 30] = [
-    12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262, 2.228, 2.201, 2.179, 2.160, 2.145, 2.131, 2.120,
-    2.110, 2.101, 2.093, 2.086, 2.080, 2.074, 2.069, 2.064, 2.060, 2.056, 2.052, 2.048, 2.045, 2.042,
-];
+/// The two-sided 95 % quantile of the normal distribution.
+const NORMAL: f64 = 1.96;
 
 type Outcome<T = ()> = Result<T, Box<dyn Error>>;
 
@@ -57,7 +54,7 @@ fn main() -> Outcome {
         return Ok(());
     };
     let number = |index: usize, default: u64| arguments.get(index).map_or(Ok(default), |text| text.parse());
-    let (pairs, slot, batch) = (number(1, 20)?, Duration::from_secs(number(2, 5)?), usize::try_from(number(3, 8)?)?);
+    let (pairs, slot, batch) = (number(1, 200)?, Duration::from_secs(number(2, 1)?), usize::try_from(number(3, 8)?)?);
     let image = arguments.get(4).map(PathBuf::from);
     let library_path =
         env::var_os("FLOTILLA_ORT_LIBRARY").map(PathBuf::from).ok_or("FLOTILLA_ORT_LIBRARY is not set")?;
@@ -82,32 +79,29 @@ fn main() -> Outcome {
     let client = Client::new();
     runtime.block_on(server.ready(&client))?;
     let mut rows = Vec::new();
+    // The first slots find cold caches and a server that has just started.
+    bare.slot(slot)?;
+    runtime.block_on(server.slot(&client, &requests, slot))?;
+    let mut before = bare.slot(slot)?;
     println!("| pair | bare CPU-s/image | device/bare | server/bare | images/s: bare | server | executing |");
     println!("| --- | --- | --- | --- | --- | --- | --- |");
-    for pair in 0..=pairs {
-        let bare = bare.slot(slot)?;
+    for pair in 1..=pairs {
         let through = image.is_none().then(|| bare::through_device(&mut device, &requests, slot)).transpose()?;
         let whole = runtime.block_on(server.slot(&client, &requests, slot))?;
-        // The first pair finds cold caches and a server that has just started.
-        if pair == 0 {
-            continue;
-        }
-        let device = through.map(|through| through.cost() / bare.cost());
-        let [server, executing] = [whole.cost() / bare.cost(), whole.busy / whole.wall];
+        let after = bare.slot(slot)?;
+        let around = f64::midpoint(before.cost(), after.cost());
+        let device = through.map(|through| through.cost() / around);
+        let [server, executing] = [whole.cost() / around, whole.busy / whole.wall];
         println!(
-            "| {pair} | {:.4} | {} | {server:.3} | {:.2} | {:.2} | {executing:.3} |",
-            bare.cost(),
+            "| {pair} | {around:.4} | {} | {server:.3} | {:.2} | {:.2} | {executing:.3} |",
             device.map_or("-".to_owned(), |device| format!("{device:.3}")),
-            bare.images / bare.wall,
+            f64::midpoint(before.images / before.wall, after.images / after.wall),
             whole.images / whole.wall,
         );
         rows.push((device, server, executing));
+        before = after;
     }
-    println!();
-    let print = |name: &str, values: Vec<f64>| {
-        let (mean, half) = interval(&values);
-        println!("{name}: {mean:.3} (95 % interval {:.3} to {:.3})", mean - half, mean + half);
-    };
+    println!("\n| | median (95 %) | mean (95 %) |\n| --- | --- | --- |");
     if image.is_none() {
         print("device/bare, CPU-seconds per image", rows.iter().filter_map(|(device, ..)| *device).collect());
     }
@@ -116,12 +110,22 @@ fn main() -> Outcome {
     Ok(())
 }
 
-/// Mean and half the width of its 95 % interval.
-#[expect(clippy::cast_precision_loss, reason = "some dozens of pairs")]
-fn interval(values: &[f64]) -> (f64, f64) {
+/// The median with the interval of its order statistics, which asks nothing of the distribution, and the mean.
+#[expect(clippy::cast_precision_loss, reason = "some hundreds of pairs")]
+#[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "an index")]
+fn print(name: &str, mut values: Vec<f64>) {
+    values.sort_by(f64::total_cmp);
     let count = values.len() as f64;
+    // The ranks that 95 % of binomial draws at one half lie between, by the normal approximation (Conover 1999, 3.2).
+    let low = ((count - NORMAL * count.sqrt()) / 2.0).floor().max(0.0) as usize;
+    let [first, last] = [values[low], values[values.len() - 1 - low]];
+    let median = f64::midpoint(values[(values.len() - 1) / 2], values[values.len() / 2]);
     let mean = values.iter().sum::<f64>() / count;
     let variance = values.iter().map(|value| (value - mean).powi(2)).sum::<f64>() / (count - 1.0).max(1.0);
-    let quantile = STUDENT[values.len().saturating_sub(2).min(STUDENT.len() - 1)];
-    (mean, quantile * (variance / count).sqrt())
+    let half = NORMAL * (variance / count).sqrt();
+    println!(
+        "| {name} | {median:.3} ({first:.3} to {last:.3}) | {mean:.3} ({:.3} to {:.3}) |",
+        mean - half,
+        mean + half
+    );
 }

@@ -92,8 +92,8 @@ impl Server {
                 Ok(())
             });
         }
-        // Until every connection is open and the first batch is full.
-        tokio::time::sleep(Duration::from_secs(1)).await;
+        // The first batch is what had come by then; the second one is full.
+        self.next_batch(client).await?;
         let process = self.process.id().to_string();
         let read = async || -> Outcome<[f64; 3]> {
             let images = self.counter(client, "nv_inference_count").await?;

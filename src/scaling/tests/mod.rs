@@ -2,6 +2,7 @@
 
 mod advised;
 mod explained;
+mod mixed;
 mod properties;
 mod simulation;
 mod thresholds;
