@@ -238,7 +238,8 @@ impl Work<'_> {
         let state = memories.get(&self.service.uid).map(|memory| memory.scaling.clone()).unwrap_or_default();
         let standings = scaling::standings(policy, &state, self.observation, self.ctx.now());
         let gpu = self.service.gpu.as_ref();
-        let preference = |pod: &PodView| gpu.map_or(0, |gpu| gpu.preference(self.observed.product(pod)));
+        let product = |pod: &PodView| self.observed.product(pod).map(|product| product.name.as_str());
+        let preference = |pod: &PodView| gpu.map_or(0, |gpu| gpu.preference(product(pod)));
         leaving::changes(&self.observed.pods, &standings, preference, self.order.replicas)
     }
 

@@ -10,7 +10,6 @@ use k8s_openapi::api::core::v1::{PodTemplateSpec, ResourceRequirements};
 use crate::api::model::{PreprocessingPreset, PullPolicy};
 use crate::api::runtime::{Engine, ExecutionProvider};
 use crate::api::scaling::{RolloutStrategy, ScalingMode, ServiceType};
-use crate::placement::product::Product;
 
 pub use validate::{Defaults, Error, validate};
 
@@ -145,8 +144,8 @@ pub struct GpuRequest {
 impl GpuRequest {
     /// The place of a product among the preferred ones: 0 is the first choice, and what is not listed comes last. 0 for all where
     /// any will do.
-    pub fn preference(&self, product: Option<&Product>) -> usize {
-        let listed = |product: &Product| self.products.iter().position(|name| *name == product.name);
+    pub fn preference(&self, product: Option<&str>) -> usize {
+        let listed = |product: &str| self.products.iter().position(|name| name == product);
         product.and_then(listed).unwrap_or(self.products.len())
     }
 }
