@@ -45,6 +45,8 @@ struct Shown {
     back_at_minimum: f64,
     /// How often the number changed.
     changes: usize,
+    /// Changes of direction under load.
+    reversals: usize,
     table: String,
 }
 
@@ -235,8 +237,10 @@ fn simulate(run: Run) -> Shown {
         steady: Vec::new(),
         back_at_minimum: f64::INFINITY,
         changes: 0,
+        reversals: 0,
         table: String::new(),
     };
+    let mut last_was_up = true;
     let mut next_arrival = run.from;
     // The load does not begin at the moment of a scrape.
     let mut next_scrape = 0.7;
@@ -270,7 +274,12 @@ fn simulate(run: Run) -> Shown {
         } else if decision.replicas < current {
             assert_eq!(decision.reason, Reason::DemandBelowCapacity);
         }
-        shown.changes += usize::from(decision.replicas != current);
+        if decision.replicas != current {
+            shown.changes += 1;
+            let is_up = decision.replicas > current;
+            shown.reversals += usize::from(now < run.to && is_up != last_was_up);
+            last_was_up = is_up;
+        }
         current = decision.replicas;
         plant.scale(now, current);
         shown.most = shown.most.max(current);
@@ -340,6 +349,32 @@ fn a_step_of_evenly_spaced_load_gets_exactly_what_it_needs() {
         let shown = simulate(Run { rate, ..usual() });
         assert!(shown.steady.iter().all(|replicas| *replicas == needed), "{rate}/s:\n{}", shown.table);
         assert_eq!(shown.most, needed, "{rate}/s:\n{}", shown.table);
+    }
+}
+
+/// Dead times of 1 to 12 periods of a HorizontalPodAutoscaler, under which a ratio of queue times oscillates from a gain of 0.35 and
+/// less. What was ordered too much for the backlog goes once, and nothing comes back.
+#[test]
+fn no_start_up_time_makes_it_oscillate() {
+    for startup in [15.0, 60.0, 90.0, 180.0] {
+        for (rate, random) in [(200.0, false), (340.0, true), (600.0, true)] {
+            let to = 20.0 + 12.0 * startup + 600.0;
+            let run = Run { rate, random, startup, to, until: to + 1.0, connection_age: 30.0, ..usual() };
+            let needed = whole((rate / TIMER.rate_within(Duration::from_millis(20), 32)).ceil());
+            let shown = simulate(run);
+            let half = shown.steady.len() / 2;
+            let settled: Vec<u32> = shown.steady[half..].to_vec();
+            assert!(
+                shown.reversals <= 1,
+                "{rate}/s, startup {startup} s: {} reversals\n{}",
+                shown.reversals,
+                shown.table
+            );
+            assert!(
+                settled.iter().all(|replicas| (needed..=needed + 1).contains(replicas)),
+                "{rate}/s, startup {startup} s: {settled:?}, where {needed} are needed"
+            );
+        }
     }
 }
 
