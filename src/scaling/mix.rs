@@ -1,15 +1,13 @@
 //! A fleet of unlike replicas, on several GPU products say: how many of them do for a rate, whichever go.
 
 use super::capacity::Capacity;
+use super::state::MOST_CLASSES;
 use super::whole;
-
-/// Classes that are told apart; of more, the slowest count.
-const MOST: usize = 8;
 
 /// Images per second that a replica of each class takes, and how many there are of it; the slowest first.
 #[derive(Debug, Clone, Copy, PartialEq, Default)]
 pub(super) struct Mix {
-    classes: [(f64, u32); MOST],
+    classes: [(f64, u32); MOST_CLASSES],
 }
 
 impl Mix {
@@ -17,7 +15,7 @@ impl Mix {
     pub(super) fn new(known: &[(Capacity, u32)]) -> Self {
         let mut sorted: Vec<_> = known.iter().map(|(capacity, replicas)| (capacity.within_target, *replicas)).collect();
         sorted.sort_by(|one, other| one.0.total_cmp(&other.0));
-        let mut classes = [(0.0, 0); MOST];
+        let mut classes = [(0.0, 0); MOST_CLASSES];
         for (place, class) in classes.iter_mut().zip(sorted) {
             *place = class;
         }

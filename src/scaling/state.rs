@@ -19,7 +19,7 @@ use super::view::{Pressure, View};
 use super::whole;
 
 /// Classes whose speed is remembered; a rollout makes a new one.
-const MOST_CLASSES: usize = 8;
+pub(super) const MOST_CLASSES: usize = 8;
 /// Rounds in a row with most queues above the target that make a growing queue.
 pub(super) const PRESSED_ROUNDS: u32 = 2;
 /// Part of an old version's speed that a new one is assumed to have until it is measured.
@@ -132,39 +132,36 @@ impl State {
         counts.into_iter().filter_map(|(class, count)| Some((self.classes.get(class).and_then(of)?, count))).collect()
     }
 
-    /// The measured replicas by what they can take.
-    pub(super) fn mix(&self, settings: &PolicySettings, view: &View<'_>, target: Duration, now: Monotonic) -> Mix {
-        Mix::new(&self.known(settings, view, target, now))
-    }
-
-    /// What one replica can take: the mean over the measured ones, each by its class.
+    /// What one replica can take, the mean over the measured ones, each by its class; and what those take one by one.
     pub(super) fn capacity(
         &self,
         settings: &PolicySettings,
         view: &View<'_>,
         target: Duration,
         now: Monotonic,
-    ) -> Option<Capacity> {
+    ) -> (Option<Capacity>, Mix) {
         let known = self.known(settings, view, target, now);
         if known.is_empty() {
             let of = |class: &Class| class.model.capacity(target, settings.max_batch_size, now);
             let newest = self.classes.values().filter(|class| class.used < now).max_by_key(|class| class.used);
-            return newest.and_then(of).map(|old| Capacity {
+            let assumed = newest.and_then(of).map(|old| Capacity {
                 within_target: NEW_CLASS_SPEED * old.within_target,
                 full_speed: NEW_CLASS_SPEED * old.full_speed,
                 source: old.source,
             });
+            return (assumed, Mix::default());
         }
         let replicas: f64 = known.iter().map(|(_, replicas)| f64::from(*replicas)).sum();
         let sum =
             |of: fn(&Capacity) -> f64| known.iter().map(|(one, replicas)| of(one) * f64::from(*replicas)).sum::<f64>();
         let mean = |of: fn(&Capacity) -> f64| sum(of) / replicas;
-        Some(Capacity {
+        let mean = Capacity {
             within_target: mean(|capacity| capacity.within_target),
             full_speed: mean(|capacity| capacity.full_speed),
             // The weakest source speaks for the mean.
             source: known.iter().map(|(capacity, _)| capacity.source).max().unwrap_or(CapacitySource::Unknown),
-        })
+        };
+        (Some(mean), Mix::new(&known))
     }
 
     fn learn_speeds(

@@ -36,7 +36,8 @@ pub(super) fn wish(
     let settings = policy.settings();
     let pressure = view.pressure(inputs.target_queue_time, settings.max_batch_size);
     let target = inputs.target_queue_time;
-    let capacity = state.capacity(settings, view, target, now);
+    let (capacity, _) = state.capacity(settings, view, target, now);
+    let (release, mix) = state.capacity(settings, view, target.mul_f64(RELEASE_TARGET), now);
     let arrivals = certain_rate(view.arrivals(), settings.scrape_interval);
     let panics = capacity.is_some_and(|known| is_panic(view, known, arrivals, settings.max_batch_size));
     if panics {
@@ -57,8 +58,8 @@ pub(super) fn wish(
         slow: view.slow,
         is_calm: pressure == Pressure::Calm,
         learnt: capacity,
-        release: state.capacity(settings, view, target.mul_f64(RELEASE_TARGET), now),
-        mix: state.mix(settings, view, target.mul_f64(RELEASE_TARGET), now),
+        release,
+        mix,
         level,
         rise,
         backlog: view.pending_images(),

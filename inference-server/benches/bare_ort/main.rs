@@ -3,11 +3,11 @@
 //!
 //!     FLOTILLA_ORT_LIBRARY=… cargo bench -p flotilla-server --bench bare_ort -- MODEL_FOLDER [PAIRS [SECONDS [BATCH [IMAGE]]]]
 //!
-//! Slots in turn, each compared with the bare ones before and after it, so that a steady drift cancels: `bare` calls the session alone, with the server's options, its input and output in memory that stays; `device`
-//! does what the server does to a batch, from the requests' bytes to the answers' bytes; `server` is the whole program at
-//! saturation, over HTTP with binary tensors, from a client whose own time is not counted. With an image, `bare` decodes and
-//! preprocesses it for each row besides, `server` gets it as the body, and there is no `device`. Processor seconds are the
-//! operating system's, of all threads.
+//! Slots in turn, each compared with the bare ones before and after it, so that a steady drift cancels: `bare` calls the session
+//! alone, with the server's options, its input and output in memory that stays; `device` does what the server does to a batch,
+//! from the requests' bytes to the answers' bytes; `server` is the whole program at saturation, over HTTP with binary tensors,
+//! from a client whose own time is not counted. With an image, `bare` decodes and preprocesses it for each row besides, `server`
+//! gets it as the body, and there is no `device`. Processor seconds are the operating system's, of all threads.
 
 #![allow(clippy::print_stdout, reason = "the result")]
 
