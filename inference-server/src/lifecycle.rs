@@ -22,8 +22,8 @@ use crate::{
     grpc,
     http::{
         App,
-        connections::{Limits, Protocol, serve},
-        metrics_router, router,
+        connections::{Limits, Protocol, Service, serve},
+        metrics_router, service,
     },
     repository::Repository,
     settings::Settings,
@@ -102,7 +102,7 @@ pub async fn run(
     let telemetry = Telemetry::start(&settings)?;
     let app = App::new(Arc::clone(&repository), Arc::clone(&telemetry), settings.http.max_body_bytes);
     let stop = CancellationToken::new();
-    let serve_clients = |listener, router, protocol| {
+    let serve_clients = |listener, service: Service, protocol| {
         let limits = Limits {
             protocol,
             max_connections: MAX_CONNECTIONS,
@@ -110,10 +110,10 @@ pub async fn run(
         };
         let (app, telemetry) = (Arc::clone(&app), Arc::clone(&telemetry));
         let is_leaving = move || app.is_leaving.load(Ordering::Acquire);
-        tokio::spawn(serve(listener, router, limits, telemetry, is_leaving, stop.clone()))
+        tokio::spawn(serve(listener, service, limits, telemetry, is_leaving, stop.clone()))
     };
-    let http = serve_clients(listeners.http, router(Arc::clone(&app)), Protocol::Http);
-    let grpc = serve_clients(listeners.grpc, grpc::router(&app), Protocol::Grpc);
+    let http = serve_clients(listeners.http, service(Arc::clone(&app)), Protocol::Http);
+    let grpc = serve_clients(listeners.grpc, grpc::router(&app).into(), Protocol::Grpc);
     let metrics_limits = Limits { protocol: Protocol::Http, max_connections: MAX_METRICS_CONNECTIONS, max_age: None };
     let scraped = metrics_router(Arc::clone(&app));
     // Scrapes are nobody's requests.

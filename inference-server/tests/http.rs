@@ -14,6 +14,8 @@ use serde_json::{Value, json};
 
 const FAST: Timer = Timer { alpha: 0, tau0: 1 };
 const INFER: &str = "/v2/models/timer/infer";
+/// How many requests have begun to be executed.
+const STARTED: &str = r#"flotilla_queue_duration_seconds_count{model="timer",version="1"}"#;
 
 #[tokio::test(flavor = "multi_thread")]
 async fn it_is_live_at_once_and_ready_after_the_warm_up() {
@@ -139,10 +141,7 @@ async fn images_in_base64_become_rows() {
 async fn batches_grow_while_the_device_is_busy() {
     let server = Server::timer(Timer { alpha: 0, tau0: 150 }, json!({})).await;
     let first = tokio::spawn(server.post(INFER).json(&rows(1)).send());
-    eventually("the first request executes", async || {
-        server.metric(r#"flotilla_queue_duration_seconds_count{model="timer",version="1"}"#).await > 0.0
-    })
-    .await;
+    eventually("the first request executes", async || server.metric(STARTED).await > 0.0).await;
     let others: Vec<_> = (0..5).map(|_| tokio::spawn(server.post(INFER).json(&rows(1)).send())).collect();
     for request in others.into_iter().chain([first]) {
         assert_eq!(request.await.unwrap().unwrap().status(), 200);
@@ -183,7 +182,11 @@ async fn a_full_queue_refuses_and_says_so() {
     let settings = json!({"batching": {"maxBatchSize": 2, "maxQueueSize": 3}});
     // So long that all twelve have come before the first is done, on a busy machine too.
     let server = Server::timer(Timer { alpha: 0, tau0: 2500 }, settings).await;
-    let requests: Vec<_> = (0..12).map(|_| tokio::spawn(server.post(INFER).json(&rows(2)).send())).collect();
+    let send = || tokio::spawn(server.post(INFER).json(&rows(2)).send());
+    let mut requests = vec![send()];
+    // Until its thread has woken, a device's next request is one of those that wait.
+    eventually("the first request executes", async || server.metric(STARTED).await > 0.0).await;
+    requests.extend((1..12).map(|_| send()));
     eventually("the gauges show the queue", async || {
         let page = server.page().await;
         let waiting = value(&page, r#"nv_inference_pending_request_count{model="timer",version="1"}"#);
@@ -215,10 +218,7 @@ async fn a_full_queue_refuses_and_says_so() {
 async fn a_request_waits_no_longer_than_its_timeout() {
     let server = Server::timer(Timer { alpha: 0, tau0: 1500 }, json!({})).await;
     let first = tokio::spawn(server.post(INFER).json(&rows(1)).send());
-    eventually("the first request executes", async || {
-        server.metric(r#"flotilla_queue_duration_seconds_count{model="timer",version="1"}"#).await > 0.0
-    })
-    .await;
+    eventually("the first request executes", async || server.metric(STARTED).await > 0.0).await;
     let mut hurried = rows(1);
     hurried["parameters"] = json!({"timeout": 50_000});
     let asked = std::time::Instant::now();

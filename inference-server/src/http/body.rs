@@ -135,6 +135,20 @@ pub async fn read(
     Ok(Bytes::from_owner(held))
 }
 
+/// A body that is there, once the budget has room for it.
+///
+/// # Errors
+/// 429 beyond the budget.
+pub fn hold(bytes: Bytes, budget: &Arc<BodyBudget>) -> Result<Bytes, ApiError> {
+    let mut share = Share::new(budget);
+    if share.grow(bytes.len()) { Ok(Bytes::from_owner(Held { bytes, share })) } else { Err(over_budget()) }
+}
+
+/// A body of which nothing more has come for too long.
+pub fn stopped() -> ApiError {
+    ApiError::new(StatusCode::REQUEST_TIMEOUT, "the request's body stopped arriving")
+}
+
 fn encoding(headers: &HeaderMap) -> Result<Option<Encoding>, ApiError> {
     let Some(value) = headers.get(header::CONTENT_ENCODING).filter(|value| *value != "identity") else {
         return Ok(None);
@@ -158,9 +172,7 @@ async fn collect(
     let mut first = Bytes::new();
     let mut all = Vec::new();
     loop {
-        let frame = tokio::time::timeout(limits.pause, body.frame())
-            .await
-            .map_err(|_| ApiError::new(StatusCode::REQUEST_TIMEOUT, "the request's body stopped arriving"))?;
+        let frame = tokio::time::timeout(limits.pause, body.frame()).await.map_err(|_| stopped())?;
         let Some(frame) = frame else { break };
         let frame = frame.map_err(|error| ApiError::bad_request(format!("the request's body broke off: {error}")))?;
         let Ok(data) = frame.into_data() else { continue };

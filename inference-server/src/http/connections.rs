@@ -7,6 +7,7 @@
 use std::{
     convert::Infallible,
     hash::{BuildHasher as _, RandomState},
+    io,
     net::SocketAddr,
     pin::pin,
     sync::{
@@ -22,6 +23,7 @@ use axum::{
     http::{HeaderValue, Request, header},
     response::Response,
 };
+use bytes::Bytes;
 use hyper::{
     body::Incoming,
     server::conn::{http1, http2},
@@ -32,12 +34,14 @@ use hyper_util::{
     server::graceful::GracefulConnection,
 };
 use tokio::{
+    io::{AsyncReadExt as _, join},
     net::{TcpListener, TcpStream},
     sync::Notify,
 };
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use tower::ServiceExt as _;
 
+use super::{App, fast_path};
 use crate::telemetry::Telemetry;
 pub use crate::telemetry::record::Protocol;
 
@@ -83,6 +87,27 @@ pub struct Limits {
     pub max_age: Option<Duration>,
 }
 
+/// What answers the requests of a listener.
+#[derive(Clone)]
+pub struct Service {
+    router: Router,
+    /// Whose plain requests need no router.
+    plain: Option<Arc<App>>,
+}
+
+impl Service {
+    /// Everything by the router, but for requests that are plain inferences over HTTP.
+    pub fn with_fast_path(router: Router, app: Arc<App>) -> Self {
+        Self { router, plain: Some(app) }
+    }
+}
+
+impl From<Router> for Service {
+    fn from(router: Router) -> Self {
+        Self { router, plain: None }
+    }
+}
+
 /// What a connection's requests and its end tell each other.
 #[derive(Debug, Default)]
 struct End {
@@ -97,13 +122,13 @@ struct End {
 /// While `is_leaving` is set, every answer is the last one of its connection.
 pub async fn serve(
     listener: TcpListener,
-    router: Router,
+    service: impl Into<Service>,
     limits: Limits,
     telemetry: Arc<Telemetry>,
     is_leaving: impl Fn() -> bool + Clone + Send + Sync + 'static,
     stop: CancellationToken,
 ) {
-    let connections = TaskTracker::new();
+    let (connections, service) = (TaskTracker::new(), service.into());
     loop {
         let accepted = tokio::select! {
             biased;
@@ -118,9 +143,9 @@ pub async fn serve(
                 }
             }
             Ok((stream, peer)) => {
-                let (router, is_leaving, stop) = (router.clone(), is_leaving.clone(), stop.clone());
+                let (service, is_leaving, stop) = (service.clone(), is_leaving.clone(), stop.clone());
                 let telemetry = Arc::clone(&telemetry);
-                connections.spawn(connection(stream, peer, router, limits, telemetry, is_leaving, stop));
+                connections.spawn(connection(stream, peer, service, limits, telemetry, is_leaving, stop));
             }
             Err(error) => {
                 tracing::warn!(%error, "a connection could not be accepted");
@@ -134,9 +159,9 @@ pub async fn serve(
 }
 
 async fn connection(
-    stream: TcpStream,
+    mut stream: TcpStream,
     peer: SocketAddr,
-    router: Router,
+    Service { router, plain }: Service,
     limits: Limits,
     telemetry: Arc<Telemetry>,
     is_leaving: impl Fn() -> bool + Clone + Send + Sync + 'static,
@@ -145,6 +170,15 @@ async fn connection(
     // Answers are written at once; waiting to fill a packet would only add latency.
     drop(stream.set_nodelay(true));
     let end = Arc::new(End::default());
+    let mut is_over = pin!(until_end(&end, limits, stop.clone()));
+    let mut read = Bytes::new();
+    if let Some(app) = plain.filter(|_| limits.protocol == Protocol::Http && telemetry.is_off()) {
+        let is_last = || end.is_near.load(Ordering::Acquire) || is_leaving() || stop.is_cancelled();
+        match fast_path::serve(&mut stream, &app, is_last, is_over.as_mut()).await {
+            Some(rest) => read = rest,
+            None => return,
+        }
+    }
     let service = {
         let end = Arc::clone(&end);
         service_fn(move |mut request: Request<Incoming>| {
@@ -160,12 +194,13 @@ async fn connection(
             }
         })
     };
-    let end = until_end(&end, limits, stop);
     match limits.protocol {
         Protocol::Http => {
             let mut builder = http1::Builder::new();
             builder.timer(TokioTimer::new()).header_read_timeout(HEADER_TIMEOUT).max_buf_size(READ_BUFFER);
-            drive(builder.serve_connection(TokioIo::new(stream), service), end, peer).await;
+            let (rest, answers) = stream.into_split();
+            let stream = join(io::Cursor::new(read).chain(rest), answers);
+            drive(builder.serve_connection(TokioIo::new(stream), service), is_over, peer).await;
         }
         Protocol::Grpc => {
             // The library waits for a first byte without end.
@@ -185,7 +220,7 @@ async fn connection(
                 .max_local_error_reset_streams(MAX_ERROR_RESETS)
                 .keep_alive_interval(PING_INTERVAL)
                 .keep_alive_timeout(PING_TIMEOUT);
-            drive(builder.serve_connection(TokioIo::new(stream), service), end, peer).await;
+            drive(builder.serve_connection(TokioIo::new(stream), service), is_over, peer).await;
         }
     }
 }

@@ -4,9 +4,10 @@ use std::{sync::Arc, time::Instant};
 
 use axum::{
     extract::{Request, State},
-    http::{HeaderMap, StatusCode, header},
+    http::{HeaderName, HeaderValue, StatusCode, header},
     response::Response,
 };
+use bytes::Bytes;
 
 use super::{
     App,
@@ -15,11 +16,15 @@ use super::{
     infer_request::{self, InferRequest},
     infer_response::{self, Form},
     pages::Target,
-    reply,
+    reply::{self, Reply},
 };
 use crate::{
-    engine::{Call, Images},
-    protocol::timing::{SERVER_TIMING, server_timing},
+    engine::{Answer, Call, Images},
+    protocol::{
+        inflate::Encoding,
+        timing::{SERVER_TIMING, server_timing},
+    },
+    repository::Serving,
     telemetry::watch::Watch,
 };
 
@@ -32,8 +37,41 @@ pub(super) async fn infer(State(app): State<Arc<App>>, target: Target, request: 
     let (parts, body) = request.into_parts();
     let watch = Watch::of(&parts.extensions);
     watch.model(&serving);
-    let kind = BodyKind::of(&parts.headers)?;
+    let value = |name: HeaderName| parts.headers.get(name).map(HeaderValue::as_bytes);
+    let kind = BodyKind::of(value(header::CONTENT_TYPE), value(infer_response::HEADER_LENGTH))?;
     let body = body::read(&parts.headers, body, &app.budget, BodyLimits::new(app.max_body_bytes)).await?;
+    let answered = answer(&app, &serving, kind, body, &watch).await?;
+    Ok(answered.respond(reply::accepted(&parts.headers)).await)
+}
+
+/// A model's answer, and what is sent of it.
+pub(super) struct Answered {
+    /// The body.
+    pub(super) reply: Reply,
+    /// What it took.
+    pub(super) answer: Answer,
+}
+
+impl Answered {
+    /// Makes a response of it, compressed if that is worth the while.
+    pub(super) async fn respond(self, encoding: Option<Encoding>) -> Response {
+        let mut response = reply::respond(self.reply, encoding).await;
+        response.headers_mut().insert(SERVER_TIMING, server_timing(&self.answer));
+        response
+    }
+}
+
+/// From a body to the answer, whatever it came by.
+///
+/// # Errors
+/// When the body is not what its headers say, or the model gives no answer.
+pub(super) async fn answer(
+    app: &App,
+    serving: &Serving,
+    kind: BodyKind,
+    body: Bytes,
+    watch: &Watch,
+) -> Result<Answered, ApiError> {
     let arrived = Instant::now();
     watch.arrived(arrived, || body.len());
     let takes_images = !matches!(serving.engine.config().images, Images::Refused);
@@ -42,19 +80,17 @@ pub(super) async fn infer(State(app): State<Arc<App>>, target: Target, request: 
         BodyKind::Image => return Err(no_images(&serving.name)),
         BodyKind::Tensors { header_length } => {
             let json = header_length.unwrap_or(body.len());
-            parse(&app, json, move || infer_request::parse(&body, header_length, takes_images)).await?
+            parse(app, json, move || infer_request::parse(&body, header_length, takes_images)).await?
         }
     };
     let form = Form::new(&request, &serving.name, serving.engine.signature())?;
     let InferRequest { id, payload, wishes, .. } = request;
-    watch.asked(&id, &payload, &serving);
+    watch.asked(&id, &payload, serving);
     let call = Call { payload, arrived, timeout: wishes.timeout, priority: wishes.priority };
     let answer = serving.engine.infer(call).await?;
     watch.answered(&answer);
     let reply = form.write(&answer, &serving.name, &serving.version);
-    let mut response = reply::respond(reply, reply::accepted(&parts.headers)).await;
-    response.headers_mut().insert(SERVER_TIMING, server_timing(&answer));
-    Ok(response)
+    Ok(Answered { reply, answer })
 }
 
 /// Why a model gets no image.
@@ -80,7 +116,7 @@ pub(super) async fn parse<T: Send + 'static>(
 }
 
 /// What a body is, by its headers.
-enum BodyKind {
+pub(super) enum BodyKind {
     /// An image file.
     Image,
     /// JSON, with binary tensors behind it where there is a header length.
@@ -88,8 +124,9 @@ enum BodyKind {
 }
 
 impl BodyKind {
-    fn of(headers: &HeaderMap) -> Result<Self, ApiError> {
-        if let Some(media_type) = image_type(headers) {
+    /// By `Content-Type` and `Inference-Header-Content-Length`.
+    pub(super) fn of(content_type: Option<&[u8]>, header_length: Option<&[u8]>) -> Result<Self, ApiError> {
+        if let Some(media_type) = content_type.and_then(image_type) {
             return match media_type.as_str() {
                 "image/jpeg" | "image/png" | "image/webp" => Ok(Self::Image),
                 other => Err(ApiError::new(
@@ -98,19 +135,20 @@ impl BodyKind {
                 )),
             };
         }
-        let Some(value) = headers.get(infer_response::HEADER_LENGTH) else {
-            return Ok(Self::Tensors { header_length: None });
-        };
-        let length = value.to_str().ok().and_then(|text| text.parse().ok()).ok_or_else(|| {
-            ApiError::bad_request(format!("Inference-Header-Content-Length must be a number of bytes, got {value:?}"))
+        let Some(value) = header_length else { return Ok(Self::Tensors { header_length: None }) };
+        let length = str::from_utf8(value).ok().and_then(|text| text.parse().ok()).ok_or_else(|| {
+            ApiError::bad_request(format!(
+                "Inference-Header-Content-Length must be a number of bytes, got \"{}\"",
+                value.escape_ascii()
+            ))
         })?;
         Ok(Self::Tensors { header_length: Some(length) })
     }
 }
 
 /// The media type of a body that is said to be an image.
-fn image_type(headers: &HeaderMap) -> Option<String> {
-    let content_type = headers.get(header::CONTENT_TYPE)?.to_str().ok()?;
+fn image_type(content_type: &[u8]) -> Option<String> {
+    let content_type = str::from_utf8(content_type).ok()?;
     let media_type = content_type.split(';').next().unwrap_or_default().trim();
     let is_image = media_type.get(..6).is_some_and(|start| start.eq_ignore_ascii_case("image/"));
     is_image.then(|| media_type.to_ascii_lowercase())

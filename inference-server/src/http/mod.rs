@@ -7,6 +7,7 @@ pub mod connections;
 mod control;
 mod embed;
 pub mod error;
+mod fast_path;
 mod flat;
 mod infer;
 mod infer_request;
@@ -29,7 +30,7 @@ use axum::{
 };
 use tokio::sync::Semaphore;
 
-use self::{body::BodyBudget, error::ApiError};
+use self::{body::BodyBudget, connections::Service, error::ApiError};
 use crate::{
     repository::{ModelError, Repository},
     telemetry::Telemetry,
@@ -85,6 +86,11 @@ impl App {
     fn takes_requests(&self) -> bool {
         !self.is_leaving.load(Ordering::Acquire)
     }
+}
+
+/// The inference port, with the fast path.
+pub fn service(app: Arc<App>) -> Service {
+    Service::with_fast_path(router(Arc::clone(&app)), app)
 }
 
 /// The inference port.

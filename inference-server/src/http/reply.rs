@@ -25,6 +25,18 @@ pub(super) struct Reply {
     pub(super) header_length: Option<usize>,
 }
 
+impl Reply {
+    /// What it is.
+    pub(super) fn content_type(&self) -> &'static str {
+        if self.header_length.is_some() { "application/octet-stream" } else { "application/json" }
+    }
+
+    /// Whether it is sent compressed to a client that accepts that.
+    pub(super) fn is_worth_compressing(&self) -> bool {
+        self.body.len() >= WORTH_COMPRESSING
+    }
+}
+
 /// The compression that a client accepts.
 pub(super) fn accepted(headers: &HeaderMap) -> Option<Encoding> {
     Encoding::accepted(headers.get(header::ACCEPT_ENCODING)?.to_str().ok()?)
@@ -32,16 +44,16 @@ pub(super) fn accepted(headers: &HeaderMap) -> Option<Encoding> {
 
 /// Makes a response of it.
 pub(super) async fn respond(reply: Reply, encoding: Option<Encoding>) -> Response {
+    let (content_type, is_worth_it) = (reply.content_type(), reply.is_worth_compressing());
     let Reply { mut body, header_length } = reply;
     let mut used = None;
-    if let Some(encoding) = encoding.filter(|_| body.len() >= WORTH_COMPRESSING) {
+    if let Some(encoding) = encoding.filter(|_| is_worth_it) {
         let compressed;
         (body, compressed) = compress(encoding, body).await;
         used = compressed.then_some(encoding);
     }
     let mut response = Response::new(Body::from(body));
     let headers = response.headers_mut();
-    let content_type = if header_length.is_some() { "application/octet-stream" } else { "application/json" };
     headers.insert(header::CONTENT_TYPE, HeaderValue::from_static(content_type));
     if let Some(length) = header_length {
         headers.insert(HEADER_LENGTH, HeaderValue::from(length));

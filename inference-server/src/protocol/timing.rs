@@ -12,10 +12,16 @@ pub const SERVER_TIMING: HeaderName = HeaderName::from_static(TIMING);
 
 const DIGITS: [u8; 10] = *b"0123456789";
 
-/// The phases in milliseconds, and the size of the batch. Every answer has it, so it is written without a formatter's detours.
+/// The header's value.
 pub fn server_timing(answer: &Answer) -> HeaderValue {
-    let timing = &answer.timing;
     let mut text = Vec::with_capacity(128);
+    write(answer, &mut text);
+    HeaderValue::from_maybe_shared(Bytes::from(text)).unwrap_or(HeaderValue::from_static(""))
+}
+
+/// The phases in milliseconds, and the size of the batch. Every answer has it, so it is written without a formatter's detours.
+pub fn write(answer: &Answer, text: &mut Vec<u8>) {
+    let timing = &answer.timing;
     for (name, duration) in [
         ("decode", timing.decode),
         ("queue", timing.queue),
@@ -34,7 +40,6 @@ pub fn server_timing(answer: &Answer) -> HeaderValue {
     text.extend_from_slice(b"batch;desc=\"");
     text.extend_from_slice(itoa::Buffer::new().format(answer.batch_rows).as_bytes());
     text.push(b'"');
-    HeaderValue::from_maybe_shared(Bytes::from(text)).unwrap_or(HeaderValue::from_static(""))
 }
 
 #[cfg(test)]

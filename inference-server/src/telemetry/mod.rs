@@ -60,10 +60,15 @@ impl Telemetry {
         Ok(Arc::new(Self { access_log, tracer }))
     }
 
+    /// Whether nothing is told of any request.
+    pub fn is_off(&self) -> bool {
+        self.access_log.is_none() && self.tracer.is_none()
+    }
+
     /// Begins to watch a request, where anything is told of it. Whether the server is healthy is asked every few seconds by every
     /// probe, and is nobody's request.
     pub fn watch<B>(self: &Arc<Self>, protocol: Protocol, peer: SocketAddr, request: &mut Request<B>) -> Watch {
-        if (self.access_log.is_none() && self.tracer.is_none()) || is_probe(request.uri().path()) {
+        if self.is_off() || is_probe(request.uri().path()) {
             return Watch::default();
         }
         let trace = self.trace(context::parent(request.headers()));
