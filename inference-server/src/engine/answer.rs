@@ -1,5 +1,7 @@
 //! From the shares of a request in one or more executions to its answer.
 
+use std::sync::Arc;
+
 use bytes::BytesMut;
 
 use super::{
@@ -8,7 +10,7 @@ use super::{
     ticket::{Share, Ticket},
 };
 use crate::{
-    model::Signature,
+    model::{Signature, TensorSpec},
     tensor::{Data, Tensor},
 };
 
@@ -18,10 +20,42 @@ use crate::{
 /// When the parts of a request that was divided do not fit together.
 pub(super) fn answer(mut shares: Vec<Share>, ticket: &Ticket, signature: &Signature) -> Result<Answer, InferError> {
     shares.sort_by_key(|share| share.first);
-    let outputs = signature
-        .outputs
-        .iter()
-        .enumerate()
+    let outputs = match whole(&mut shares, signature) {
+        Some(outputs) => outputs,
+        None => joined(&shares, signature)?,
+    };
+    let sum = |phase: usize| shares.iter().map(|share| share.phases[phase]).sum();
+    let executions = shares.iter().map(|share| [share.started, share.started + share.phases.iter().sum()]);
+    Ok(Answer {
+        outputs,
+        batch_rows: shares.iter().map(|share| share.batch_rows).max().unwrap_or(0),
+        timing: Timing {
+            decode: ticket.decoded(),
+            queue: shares.iter().map(|share| share.queue).min().unwrap_or_default(),
+            compute_input: sum(0),
+            compute: sum(1),
+            compute_output: sum(2),
+            executed: executions.reduce(|[first, last], [start, end]| [first.min(start), last.max(end)]),
+        },
+    })
+}
+
+/// The outputs of an execution that was for this request alone, as they are: at low load, of every one.
+fn whole(shares: &mut [Share], signature: &Signature) -> Option<Vec<NamedTensor>> {
+    let [share] = shares else { return None };
+    let outputs = Arc::get_mut(&mut share.outputs)?;
+    let is_whole = |output: &Tensor| !signature.is_batched() || output.shape.first() == Some(&share.rows);
+    if outputs.len() != signature.outputs.len() || !outputs.iter().all(is_whole) {
+        return None;
+    }
+    let named = |(spec, tensor): (&TensorSpec, Tensor)| NamedTensor { name: spec.name.clone(), tensor };
+    Some(signature.outputs.iter().zip(std::mem::take(outputs)).map(named).collect())
+}
+
+/// The request's rows of one or more executions.
+fn joined(shares: &[Share], signature: &Signature) -> Result<Vec<NamedTensor>, InferError> {
+    let outputs = signature.outputs.iter().enumerate();
+    outputs
         .map(|(index, spec)| {
             let missing = || InferError::Backend(format!("the execution gave no output '{}'", spec.name));
             let parts: Vec<Tensor> = shares
@@ -40,21 +74,7 @@ pub(super) fn answer(mut shares: Vec<Share>, ticket: &Ticket, signature: &Signat
             })?;
             Ok(NamedTensor { name: spec.name.clone(), tensor })
         })
-        .collect::<Result<_, InferError>>()?;
-    let sum = |phase: usize| shares.iter().map(|share| share.phases[phase]).sum();
-    let executions = shares.iter().map(|share| [share.started, share.started + share.phases.iter().sum()]);
-    Ok(Answer {
-        outputs,
-        batch_rows: shares.iter().map(|share| share.batch_rows).max().unwrap_or(0),
-        timing: Timing {
-            decode: ticket.decoded(),
-            queue: shares.iter().map(|share| share.queue).min().unwrap_or_default(),
-            compute_input: sum(0),
-            compute: sum(1),
-            compute_output: sum(2),
-            executed: executions.reduce(|[first, last], [start, end]| [first.min(start), last.max(end)]),
-        },
-    })
+        .collect()
 }
 
 /// Rows after rows; none where they differ in type or shape.

@@ -3,9 +3,14 @@
 //! The body is JSON, or a JSON header of the length that `Inference-Header-Content-Length` says with the binary tensors behind
 //! it in the order of the inputs, or (length 0) one raw tensor.
 
+use std::{borrow::Cow, fmt};
+
 use bytes::Bytes;
-use serde::Deserialize;
-use serde_json::{Map, Value};
+use serde::{
+    Deserialize, Deserializer,
+    de::{MapAccess, Visitor},
+};
+use serde_json::Value;
 
 use super::{error::ApiError, flat::Flat};
 use crate::{
@@ -42,32 +47,80 @@ pub(super) struct RequestedOutput {
 }
 
 #[derive(Deserialize)]
-struct WireRequest {
+struct WireRequest<'a> {
     #[serde(default)]
     id: Option<String>,
-    #[serde(default)]
-    parameters: Option<Map<String, Value>>,
-    inputs: Vec<WireInput>,
-    #[serde(default)]
-    outputs: Option<Vec<WireOutput>>,
+    #[serde(borrow, default)]
+    parameters: Option<Parameters<'a>>,
+    #[serde(borrow)]
+    inputs: Vec<WireInput<'a>>,
+    #[serde(borrow, default)]
+    outputs: Option<Vec<WireOutput<'a>>>,
 }
 
 #[derive(Deserialize)]
-struct WireInput {
+struct WireInput<'a> {
     name: String,
     shape: Vec<i64>,
-    datatype: String,
-    #[serde(default)]
-    parameters: Option<Map<String, Value>>,
+    #[serde(borrow)]
+    datatype: Cow<'a, str>,
+    #[serde(borrow, default)]
+    parameters: Option<Parameters<'a>>,
     #[serde(default)]
     data: Option<Flat>,
 }
 
 #[derive(Deserialize)]
-struct WireOutput {
+struct WireOutput<'a> {
     name: String,
-    #[serde(default)]
-    parameters: Option<Map<String, Value>>,
+    #[serde(borrow, default)]
+    parameters: Option<Parameters<'a>>,
+}
+
+/// Parameters as they come. There are one or two, for which a map's nodes are ten times too large.
+#[derive(Default)]
+struct Parameters<'a>(Vec<(Cow<'a, str>, Value)>);
+
+impl Parameters<'_> {
+    /// The last of that name, as in a map.
+    fn get(&self, key: &str) -> Option<&Value> {
+        self.0.iter().rev().find(|(name, _)| name == key).map(|(_, value)| value)
+    }
+
+    fn flag(&self, key: &str) -> Result<Option<bool>, ApiError> {
+        match self.get(key) {
+            None => Ok(None),
+            Some(Value::Bool(value)) => Ok(Some(*value)),
+            Some(other) => Err(ApiError::bad_request(format!("parameter '{key}' must be true or false, got {other}"))),
+        }
+    }
+}
+
+impl<'de: 'a, 'a> Deserialize<'de> for Parameters<'a> {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        #[derive(Deserialize)]
+        struct Key<'a>(#[serde(borrow)] Cow<'a, str>);
+
+        struct Collect;
+
+        impl<'de> Visitor<'de> for Collect {
+            type Value = Parameters<'de>;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("a map")
+            }
+
+            fn visit_map<A: MapAccess<'de>>(self, mut entries: A) -> Result<Self::Value, A::Error> {
+                let mut parameters = Vec::new();
+                while let Some((Key(name), value)) = entries.next_entry()? {
+                    parameters.push((name, value));
+                }
+                Ok(Parameters(parameters))
+            }
+        }
+
+        deserializer.deserialize_map(Collect)
+    }
 }
 
 /// Parses a body. `header_length` is the header `Inference-Header-Content-Length`; `takes_images` says that strings in JSON
@@ -87,8 +140,11 @@ pub(super) fn parse(body: &Bytes, header_length: Option<usize>, takes_images: bo
             )));
         }
     };
-    let wire: WireRequest = serde_json::from_slice(&body[..json_length])
-        .map_err(|error| ApiError::bad_request(format!("failed to parse the request JSON: {error}")))?;
+    let json = &body[..json_length];
+    // Checked once, its strings need no check each. What is no UTF-8 gets the parser's own words.
+    let wire: Result<WireRequest<'_>, _> =
+        str::from_utf8(json).map_or_else(|_| serde_json::from_slice(json), serde_json::from_str);
+    let wire = wire.map_err(|error| ApiError::bad_request(format!("failed to parse the request JSON: {error}")))?;
     let mut blobs = body.slice(json_length..);
     let inputs =
         wire.inputs.into_iter().map(|input| input_tensor(input, &mut blobs, takes_images)).collect::<Result<_, _>>()?;
@@ -99,13 +155,13 @@ pub(super) fn parse(body: &Bytes, header_length: Option<usize>, takes_images: bo
         )));
     }
     let parameters = wire.parameters.unwrap_or_default();
-    let wishes = parameters::read(parameters.iter().map(|(name, value)| (name.as_str(), neutral(value))))
+    let wishes = parameters::read(parameters.0.iter().map(|(name, value)| (&**name, neutral(value))))
         .map_err(ApiError::bad_request)?;
     Ok(InferRequest {
         id: wire.id.unwrap_or_default(),
         payload: Payload::Tensors(inputs),
         outputs: wire.outputs.unwrap_or_default().into_iter().map(requested_output).collect::<Result<_, _>>()?,
-        binary_output: flag(&parameters, "binary_data_output")?.unwrap_or(false),
+        binary_output: parameters.flag("binary_data_output")?.unwrap_or(false),
         wishes,
     })
 }
@@ -138,32 +194,24 @@ pub(super) fn image(body: Bytes) -> InferRequest {
     InferRequest { binary_output: false, ..raw(body) }
 }
 
-fn requested_output(output: WireOutput) -> Result<RequestedOutput, ApiError> {
+fn requested_output(output: WireOutput<'_>) -> Result<RequestedOutput, ApiError> {
     let parameters = output.parameters.unwrap_or_default();
-    if parameters.contains_key("classification") {
+    if parameters.get("classification").is_some() {
         return Err(ApiError::bad_request(format!(
             "the classification of output '{}' is not supported; ask for the output and sort it",
             output.name
         )));
     }
-    if parameters.contains_key("shared_memory_region") {
+    if parameters.get("shared_memory_region").is_some() {
         return Err(ApiError::bad_request(
             "shared memory is not supported; ask for the output in the answer".to_owned(),
         ));
     }
-    Ok(RequestedOutput { binary: flag(&parameters, "binary_data")?, name: output.name })
-}
-
-fn flag(parameters: &Map<String, Value>, key: &str) -> Result<Option<bool>, ApiError> {
-    match parameters.get(key) {
-        None => Ok(None),
-        Some(Value::Bool(value)) => Ok(Some(*value)),
-        Some(other) => Err(ApiError::bad_request(format!("parameter '{key}' must be true or false, got {other}"))),
-    }
+    Ok(RequestedOutput { binary: parameters.flag("binary_data")?, name: output.name })
 }
 
 /// Takes an input's values from the JSON, or from the front of the binary part.
-fn input_tensor(input: WireInput, blobs: &mut Bytes, takes_images: bool) -> Result<NamedTensor, ApiError> {
+fn input_tensor(input: WireInput<'_>, blobs: &mut Bytes, takes_images: bool) -> Result<NamedTensor, ApiError> {
     let WireInput { name, shape, datatype, parameters, data } = input;
     let bad = |problem: String| ApiError::bad_request(format!("input '{name}': {problem}"));
     let data_type =
@@ -174,7 +222,7 @@ fn input_tensor(input: WireInput, blobs: &mut Bytes, takes_images: bool) -> Resu
         .collect::<Result<_, _>>()?;
     let count = element_count(&shape).ok_or_else(|| bad(format!("the shape {shape:?} is too large")))?;
     let parameters = parameters.unwrap_or_default();
-    if parameters.contains_key("shared_memory_region") {
+    if parameters.get("shared_memory_region").is_some() {
         return Err(bad("shared memory is not supported; send the data in the body".to_owned()));
     }
     let data = match (parameters.get("binary_data_size"), data) {

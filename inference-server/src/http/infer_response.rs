@@ -3,7 +3,7 @@
 use axum::http::HeaderName;
 use bytes::Bytes;
 use half::f16;
-use serde::{Serialize, Serializer, ser::SerializeStruct};
+use serde::{Serialize, Serializer};
 
 use super::{
     error::ApiError,
@@ -28,21 +28,6 @@ pub(super) struct Form {
     outputs: Vec<(usize, bool)>,
 }
 
-#[derive(Serialize)]
-struct WireResponse<'a> {
-    #[serde(skip_serializing_if = "str::is_empty")]
-    id: &'a str,
-    model_name: &'a str,
-    model_version: &'a str,
-    outputs: Vec<WireOutput<'a>>,
-}
-
-struct WireOutput<'a> {
-    output: &'a NamedTensor,
-    /// The size of the blob; none for values in the JSON.
-    blob: Option<usize>,
-}
-
 impl Form {
     /// Takes the client's wishes out of its request.
     ///
@@ -65,52 +50,76 @@ impl Form {
 
     /// Writes the answer.
     pub(super) fn write(&self, answer: &Answer, model: &str, version: &str) -> Reply {
-        let mut blobs: Vec<Bytes> = Vec::new();
-        let outputs = self
-            .outputs
-            .iter()
-            .filter_map(|(index, is_binary)| Some((answer.outputs.get(*index)?, *is_binary)))
-            .map(|(output, is_binary)| {
-                let blob = is_binary.then(|| {
-                    let blob = binary::write(&output.tensor.data);
-                    let size = blob.len();
-                    blobs.push(blob);
-                    size
-                });
-                WireOutput { output, blob }
-            })
-            .collect();
-        let header = WireResponse { id: &self.id, model_name: model, model_version: version, outputs };
-        let blob_length: usize = blobs.iter().map(Bytes::len).sum();
-        let mut body = Vec::with_capacity(blob_length + 256);
-        if let Err(error) = serde_json::to_writer(&mut body, &header) {
-            tracing::error!(%error, "an answer can't be written");
+        let outputs = || self.outputs.iter().filter_map(|(at, is_binary)| Some((answer.outputs.get(*at)?, *is_binary)));
+        let blobs: usize =
+            outputs().filter(|output| output.1).map(|(output, _)| binary::size(&output.tensor.data)).sum();
+        let mut body = Vec::with_capacity(blobs + 128 + 128 * self.outputs.len());
+        body.push(b'{');
+        if !self.id.is_empty() {
+            field(&mut body, r#""id":"#, &self.id);
         }
-        let header_length = (blob_length > 0).then_some(body.len());
-        for blob in blobs {
-            body.extend_from_slice(&blob);
+        field(&mut body, r#""model_name":"#, model);
+        field(&mut body, r#""model_version":"#, version);
+        body.extend_from_slice(br#""outputs":["#);
+        for (place, (output, is_binary)) in outputs().enumerate() {
+            if place > 0 {
+                body.push(b',');
+            }
+            write_output(&mut body, output, is_binary);
+        }
+        body.extend_from_slice(b"]}");
+        let header_length = (blobs > 0).then_some(body.len());
+        for (output, _) in outputs().filter(|output| output.1) {
+            binary::append(&output.tensor.data, &mut body);
         }
         Reply { body: Bytes::from(body), header_length }
     }
 }
 
-impl Serialize for WireOutput<'_> {
-    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        #[derive(Serialize)]
-        struct Parameters {
-            binary_data_size: usize,
+/// Written out, because a serializer's steps for each name take longer than all the rest.
+fn write_output(body: &mut Vec<u8>, NamedTensor { name, tensor }: &NamedTensor, is_binary: bool) {
+    body.push(b'{');
+    field(body, r#""name":"#, name);
+    field(body, r#""datatype":"#, tensor.data_type.name());
+    body.extend_from_slice(br#""shape":["#);
+    for (place, size) in tensor.shape.iter().enumerate() {
+        if place > 0 {
+            body.push(b',');
         }
-        let NamedTensor { name, tensor } = self.output;
-        let mut output = serializer.serialize_struct("output", 4)?;
-        output.serialize_field("name", name)?;
-        output.serialize_field("datatype", tensor.data_type.name())?;
-        output.serialize_field("shape", &tensor.shape)?;
-        // Triton's C++ client takes any `parameters` for a sign of binary data, so values in JSON come without.
-        match self.blob {
-            Some(binary_data_size) => output.serialize_field("parameters", &Parameters { binary_data_size })?,
-            None => output.serialize_field("data", &Values(tensor))?,
-        }
-        output.end()
+        number(body, *size);
+    }
+    // Triton's C++ client takes any `parameters` for a sign of binary data, so values in JSON come without.
+    if is_binary {
+        body.extend_from_slice(br#"],"parameters":{"binary_data_size":"#);
+        number(body, binary::size(&tensor.data));
+        body.extend_from_slice(b"}}");
+    } else {
+        body.extend_from_slice(br#"],"data":"#);
+        json(body, &Values(tensor));
+        body.push(b'}');
+    }
+}
+
+/// A string behind its key, and a comma.
+fn field(body: &mut Vec<u8>, key: &str, text: &str) {
+    body.extend_from_slice(key.as_bytes());
+    if text.bytes().all(|byte| byte >= b' ' && byte != b'"' && byte != b'\\') {
+        body.push(b'"');
+        body.extend_from_slice(text.as_bytes());
+        body.push(b'"');
+    } else {
+        json(body, text);
+    }
+    body.push(b',');
+}
+
+fn number(body: &mut Vec<u8>, number: usize) {
+    body.extend_from_slice(itoa::Buffer::new().format(number).as_bytes());
+}
+
+fn json<T: Serialize + ?Sized>(body: &mut Vec<u8>, value: &T) {
+    if let Err(error) = serde_json::to_writer(body, value) {
+        tracing::error!(%error, "an answer can't be written");
     }
 }
 

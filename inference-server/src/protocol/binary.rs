@@ -39,17 +39,35 @@ fn strings(mut rest: Bytes, count: usize) -> Result<Vec<Bytes>, String> {
     }
 }
 
-/// A tensor's bytes.
+/// The number of a tensor's bytes.
+pub fn size(data: &Data) -> usize {
+    match data {
+        Data::Fixed(bytes) => bytes.len(),
+        Data::Strings(strings) => strings.iter().map(|string| 4 + string.len()).sum(),
+    }
+}
+
+/// A tensor's bytes, of which those of a fixed size are not copied.
 pub fn write(data: &Data) -> Bytes {
     match data {
         Data::Fixed(bytes) => bytes.clone(),
-        Data::Strings(strings) => {
-            let mut blob = Vec::with_capacity(strings.iter().map(|string| 4 + string.len()).sum());
-            for string in strings {
-                blob.extend_from_slice(&u32::try_from(string.len()).unwrap_or(u32::MAX).to_le_bytes());
-                blob.extend_from_slice(string);
-            }
+        Data::Strings(_) => {
+            let mut blob = Vec::with_capacity(size(data));
+            append(data, &mut blob);
             Bytes::from(blob)
+        }
+    }
+}
+
+/// A tensor's bytes behind others.
+pub fn append(data: &Data, to: &mut Vec<u8>) {
+    match data {
+        Data::Fixed(bytes) => to.extend_from_slice(bytes),
+        Data::Strings(strings) => {
+            for string in strings {
+                to.extend_from_slice(&u32::try_from(string.len()).unwrap_or(u32::MAX).to_le_bytes());
+                to.extend_from_slice(string);
+            }
         }
     }
 }
