@@ -26,9 +26,14 @@ const GOODBYE: &[u8] = b"GET /v2/health/live HTTP/1.1\r\nhost: a\r\nconnection: 
 
 /// A server with the fast path, and one whose every request is watched and so none of it.
 async fn both() -> [Server; 2] {
-    let batching = json!({"maxBatchSize": 64});
-    let watched = json!({"batching": batching, "accessLog": {"enabled": true, "fraction": 0}});
-    [Server::timer(QUICK, json!({"batching": batching})).await, Server::timer(QUICK, watched).await]
+    let settings = |is_watched: bool| {
+        json!({
+            "batching": {"maxBatchSize": 64},
+            "http": {"maxBodyBytes": 6000},
+            "accessLog": {"enabled": is_watched, "fraction": 0},
+        })
+    };
+    [Server::timer(QUICK, settings(false)).await, Server::timer(QUICK, settings(true)).await]
 }
 
 /// What a server answers to some pieces of bytes and a goodbye, until it closes; without what differs from answer to answer.
@@ -104,7 +109,9 @@ async fn the_answers_are_the_library_s() {
         ("a part of the head", split(&plain, head - 5), "HTTP/1.1 200 OK"),
         ("three at once", vec![plain.repeat(3)], "HTTP/1.1 200 OK"),
         ("one and a half", split(&plain.repeat(2), plain.len() + 9), "HTTP/1.1 200 OK"),
-        ("too large for it", vec![with_length(LINE, &[], &[&good[..], &[b' '; 9000]].concat())], "200 OK"),
+        ("too large", vec![with_length(LINE, &[], &[&good[..], &[b' '; 6000]].concat())], "413 Payload"),
+        ("too large a head", vec![with_length(LINE, &[&format!("x: {}", "y".repeat(9000))], &good)], "200 OK"),
+        ("too large together", vec![with_length(LINE, &[&format!("x: {}", "y".repeat(5000))], &vec_of(500))], "200 OK"),
         ("chunks", vec![message(LINE, &["transfer-encoding: chunked"], b"1\r\n{\r\n0\r\n\r\n")], "400 Bad"),
         ("nothing", vec![], "HTTP/1.1 200 OK"),
         ("no HTTP", vec![b"hello\r\n\r\n".to_vec()], "HTTP/1.1 400 Bad Request"),

@@ -60,8 +60,9 @@ pub(super) async fn serve(
     loop {
         let whole = match head::read(&buffer) {
             Head::Nothing => None,
-            Head::Infer(request) if request.length() <= buffer.len() => Some(request),
-            Head::Infer(request) if request.length() <= MAX_REQUEST && request.body <= app.max_body_bytes => None,
+            Head::Infer(request) if request.length() <= MAX_REQUEST && request.body <= app.max_body_bytes => {
+                Some(request).filter(|request| request.length() <= buffer.len())
+            }
             // What was plain when the end came stays so, however much of it is here.
             Head::Infer(_) | Head::Other => return (!has_ended).then(|| buffer.freeze()),
         };
