@@ -294,6 +294,46 @@ impl State {
         Some(Start { batch, waits })
     }
 
+    /// Hands a request that nobody waits beside to a device, as a batch of its own: what the board, the queue and the batch that is
+    /// filled would come to, without them. None where that is not so, or where more than `copied` bytes would have to be copied.
+    pub(super) fn start_alone(
+        &mut self,
+        ticket: &Arc<Ticket>,
+        instance: usize,
+        now: Instant,
+        copied: usize,
+    ) -> Option<Start> {
+        let is_alone = self.board.is_empty() && self.ready.is_empty() && self.forming.is_none();
+        if !is_alone || !self.is_eager || matches!(ticket.content, Content::Images(_)) {
+            return None;
+        }
+        let item = Item { ticket: Arc::clone(ticket), pixels: None, ready: now };
+        if ticket.rows > self.layout.capacity(&item) {
+            return None;
+        }
+        let portion = Portion { item, first: 0, rows: ticket.rows };
+        let forming = if let Some(lent) = Forming::lent(&self.layout, &portion) {
+            lent
+        } else {
+            let inputs = 0..self.layout.signature.inputs.len();
+            let row_bytes: usize = inputs.map(|input| self.layout.row_bytes(&portion.item, input)).sum();
+            if row_bytes * portion.rows > copied {
+                return None;
+            }
+            let mut forming = Forming::new(&self.layout, &portion.item, self.memories.pop());
+            let mut writing = forming.reserve(portion);
+            writing.write();
+            forming.commit(writing);
+            forming
+        };
+        let batch = forming.finish(&self.layout, &[true]);
+        let member = Member { ticket: Arc::clone(ticket), first: 0, rows: ticket.rows, at: 0, queue: Duration::ZERO };
+        if let Some(running) = self.running.get_mut(instance) {
+            *running = Some(Running { since: now, rows: batch.rows, members: vec![member] });
+        }
+        Some(Start { batch, waits: vec![ticket.waited(now)] })
+    }
+
     /// An execution has ended: whom to answer, unless they were told before that it takes too long.
     pub(super) fn end(&mut self, instance: usize, memory: Option<Memory>) -> Vec<Member> {
         self.memories.extend(memory);
@@ -368,5 +408,88 @@ impl State {
         let waiting = self.board.values().filter(|waiting| !waiting.has_started);
         let oldest = waiting.map(|waiting| waiting.ticket.waited(now)).max().unwrap_or_default();
         Snapshot { requests: self.unstarted, rows: self.rows, oldest }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{
+        model::{Signature, TensorSpec},
+        tensor::{Data, DataType, Tensor},
+    };
+
+    fn state(buckets: &[usize], is_eager: bool) -> State {
+        let spec = TensorSpec { name: "x".to_owned(), data_type: DataType::Fp32, dims: vec![None, Some(2)] };
+        let signature = Arc::new(Signature { inputs: vec![spec], outputs: vec![], platform: "test" });
+        let layout =
+            Layout { signature, is_batched: true, blank: vec![vec![1, 2]], max_rows: 4, buckets: buckets.to_vec() };
+        State::new(Arc::new(layout), is_eager, 1, 1)
+    }
+
+    /// Rows of two numbers, which begin so many bytes into an aligned piece of memory.
+    fn ticket(rows: usize, off: usize, now: Instant) -> Arc<Ticket> {
+        let mut memory = crate::device::aligned(off + rows * 8);
+        for (place, byte) in memory.iter_mut().skip(off).enumerate() {
+            *byte = u8::try_from(place).unwrap();
+        }
+        let data = Data::Fixed(memory.freeze().slice(off..));
+        let tensor = Tensor { data_type: DataType::Fp32, shape: vec![rows, 2], data };
+        let arrived = now.checked_sub(Duration::from_millis(1)).unwrap();
+        let deadline = now + Duration::from_secs(1);
+        Arc::new(Ticket::new(1, [arrived, deadline], 0, (Content::Tensors(vec![tensor]), rows), 1))
+    }
+
+    /// What can be told of a start, and of the state behind it.
+    fn told(start: &Start, state: &State) -> String {
+        let inputs: Vec<_> = start.batch.inputs.iter().map(|input| (&input.shape, input.bytes())).collect();
+        let running: Vec<_> = state.running.iter().flatten().flat_map(|running| &running.members).collect();
+        let members: Vec<_> = running
+            .iter()
+            .map(|member| (member.ticket.id, member.first, member.rows, member.at, member.queue))
+            .collect();
+        format!("{inputs:?} {} {:?} {members:?} {:?} {}", start.batch.rows, start.waits, state.load(), state.unstarted)
+    }
+
+    #[test]
+    fn alone_it_is_as_by_the_queue() {
+        let now = Instant::now();
+        for (buckets, rows, off) in
+            [(&[][..], 1, 0), (&[], 3, 0), (&[], 4, 1), (&[], 2, 3), (&[2, 4], 3, 0), (&[2, 4], 2, 0), (&[4], 1, 1)]
+        {
+            let (mut alone, mut queued) = (state(buckets, true), state(buckets, true));
+            // Twice, the second time in the memory of the first.
+            for _ in 0..2 {
+                let request = ticket(rows, off, now);
+                let at_once = alone.start_alone(&request, 0, now, 1000).unwrap();
+                queued.admit(&request, now);
+                if let Some(Reserved::Writing(mut writing)) = queued.reserve(true, now) {
+                    writing.write();
+                    queued.commit(writing);
+                }
+                let by_queue = queued.start(0, now).unwrap();
+                assert_eq!(
+                    told(&at_once, &alone),
+                    told(&by_queue, &queued),
+                    "{buckets:?}, {rows} rows, {off} bytes off"
+                );
+                for (state, start) in [(&mut alone, at_once), (&mut queued, by_queue)] {
+                    assert_eq!(state.end(0, start.batch.into_memory()).len(), 1);
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn whoever_is_not_alone_or_may_not_be_takes_the_queue() {
+        let now = Instant::now();
+        let request = ticket(2, 1, now);
+        assert!(state(&[], true).start_alone(&request, 0, now, 16).is_some(), "the others differ from it");
+        assert!(state(&[], true).start_alone(&request, 0, now, 15).is_none(), "too much to copy");
+        assert!(state(&[], false).start_alone(&request, 0, now, 16).is_none(), "a device waits for more");
+        assert!(state(&[], true).start_alone(&ticket(5, 0, now), 0, now, 1000).is_none(), "more than a batch");
+        let mut busy = state(&[], true);
+        busy.admit(&request, now);
+        assert!(busy.start_alone(&request, 0, now, 16).is_none(), "another waits");
     }
 }

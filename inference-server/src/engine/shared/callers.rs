@@ -5,7 +5,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use super::{Draft, Floor, Shared};
+use super::{Draft, Floor, SMALL_COPY, Shared};
 use crate::engine::{
     InferError,
     batch::Next,
@@ -51,6 +51,12 @@ impl Shared {
         }
         let is_large = content.1.saturating_mul(self.row_bytes) > LARGE_COPY;
         let ticket = Arc::new(Ticket::new(floor.state.next_id(), [arrived, deadline], level, content, decoders));
+        if self.may_lend(&floor, ticket.rows)
+            && let Some(start) = floor.state.start_alone(&ticket, ONLY, now, SMALL_COPY)
+        {
+            floor.lend();
+            return Ok((ticket, Some(start)));
+        }
         floor.state.admit(&ticket, now);
         if !has_images && !is_large {
             floor = self.copy(floor, 1, false);
@@ -60,19 +66,21 @@ impl Shared {
         Ok((ticket, start))
     }
 
-    /// The batch that the only device would run now, if it is so quick that its thread had better sleep on.
+    /// Whether a batch of so many rows is so quick that the only device's thread had better sleep on.
+    fn may_lend(&self, floor: &Floor, rows: usize) -> bool {
+        let is_quick = || floor.state.forecast.execution(rows).is_some_and(|took| took <= QUICK);
+        self.can_lend && !floor.is_lent && floor.devices.asleep() > 0 && is_quick()
+    }
+
+    /// The batch that the only device would run now, where the caller may.
     fn lend(&self, floor: &mut Floor, now: Instant) -> Option<Start> {
-        if !self.can_lend || floor.is_lent || floor.devices.asleep() == 0 {
-            return None;
-        }
         let forming = floor.state.forming()?;
         let (rows, next) = (forming.rows(), self.next(forming, now));
-        if next != (Next::Run, true) || floor.state.forecast.execution(rows)? > QUICK {
+        if next != (Next::Run, true) || !self.may_lend(floor, rows) {
             return None;
         }
         let start = floor.state.start(ONLY, now)?;
-        floor.devices.stand_in();
-        floor.is_lent = true;
+        floor.lend();
         Some(start)
     }
 

@@ -87,6 +87,14 @@ struct Floor {
     is_closed: bool,
 }
 
+impl Floor {
+    /// A caller runs the batch that was just started.
+    fn lend(&mut self) {
+        self.devices.stand_in();
+        self.is_lent = true;
+    }
+}
+
 /// A request that wants to be admitted.
 #[derive(Debug)]
 pub(super) struct Draft {
