@@ -71,8 +71,7 @@ impl Layout {
     pub(super) fn capacity(&self, item: &Item) -> usize {
         let inputs = &self.signature.inputs;
         let is_open = inputs.iter().any(|spec| spec.dims.iter().skip(1).any(Option::is_none));
-        let row_bytes: usize = (0..inputs.len()).map(|input| self.row_bytes(item, input)).sum();
-        match MAX_OPEN_BYTES.checked_div(row_bytes) {
+        match MAX_OPEN_BYTES.checked_div(self.all_row_bytes(item)) {
             Some(rows) if is_open => self.max_rows.min(rows.max(1)),
             _ => self.max_rows,
         }
@@ -82,6 +81,11 @@ impl Layout {
     pub(super) fn row_bytes(&self, item: &Item, input: usize) -> usize {
         let elements: usize = self.row_shape(self.shape(item, input)).iter().product();
         elements * self.signature.inputs.get(input).and_then(|spec| spec.data_type.size()).unwrap_or(0)
+    }
+
+    /// The bytes of one row of an item for all inputs.
+    pub(super) fn all_row_bytes(&self, item: &Item) -> usize {
+        (0..self.signature.inputs.len()).map(|input| self.row_bytes(item, input)).sum()
     }
 
     /// Whether a portion can be a batch without being copied.

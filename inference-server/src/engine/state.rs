@@ -315,9 +315,7 @@ impl State {
         let forming = if let Some(lent) = Forming::lent(&self.layout, &portion) {
             lent
         } else {
-            let inputs = 0..self.layout.signature.inputs.len();
-            let row_bytes: usize = inputs.map(|input| self.layout.row_bytes(&portion.item, input)).sum();
-            if row_bytes * portion.rows > copied {
+            if self.layout.all_row_bytes(&portion.item) * portion.rows > copied {
                 return None;
             }
             let mut forming = Forming::new(&self.layout, &portion.item, self.memories.pop());

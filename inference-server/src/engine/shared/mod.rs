@@ -109,6 +109,7 @@ pub(super) struct Draft {
     /// The number of threads that decode.
     pub(super) decoders: usize,
 }
+
 impl Shared {
     /// Nothing waits yet.
     pub(super) fn new(layout: Layout, policy: Policy, limits: Limits, devices: usize, decoders: usize) -> Self {
