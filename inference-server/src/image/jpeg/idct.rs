@@ -101,45 +101,68 @@ fn samples<S: Simd>(simd: S, columns: [i16x8<S>; 8]) -> Samples {
 }
 
 /// 4 x 4 samples in the upper left, from the same coefficients.
+///
+/// Loops and no closures, here and below, which would be compiled without the processor's vectors.
+#[expect(clippy::needless_range_loop, reason = "all columns of a row side by side")]
 #[inline(always)]
 pub fn half(block: &Block, quantizers: &Block) -> Samples {
-    let line = |[c0, c1, c2, c3, c5, c6, c7]: [Wrapping<i32>; 7], shift: u32| {
-        let base = c0 << (CONST_BITS as usize + 1);
-        let even = times(c2, 15137) - times(c6, 6270);
-        let odd = times(c5, 11893) - times(c7, 1730) - times(c3, 17799) + times(c1, 8697);
-        let outer = times(c3, 7373) - times(c7, 4176) - times(c5, 4926) + times(c1, 20995);
-        [base + even + outer, base - even + odd, base - even - odd, base + even - outer].map(|sum| rounded(sum, shift))
-    };
-    let mut columns = [[0; 4]; 8];
-    for (index, column) in columns.iter_mut().enumerate() {
-        let coefficients = [0, 1, 2, 3, 5, 6, 7].map(|row| dequantized(block, quantizers, row, index));
-        *column = line(coefficients, CONST_BITS - PASS1_BITS + 1);
+    let mut columns = [[Wrapping(0); 8]; 4];
+    for index in 0..8 {
+        let c = |row: usize| dequantized(block, quantizers, row, index);
+        let line = half_line([c(0), c(1), c(2), c(3), c(5), c(6), c(7)]);
+        for place in 0..4 {
+            columns[place][index] = kept(rounded(line[place], CONST_BITS - PASS1_BITS + 1));
+        }
     }
     let mut result = [[0; 8]; 8];
-    for (index, row) in result.iter_mut().take(4).enumerate() {
-        let values = [0, 1, 2, 3, 5, 6, 7].map(|column: usize| kept(columns[column][index]));
-        store(row, line(values, CONST_BITS + PASS1_BITS + 4));
+    for row in 0..4 {
+        let c = &columns[row];
+        let line = half_line([c[0], c[1], c[2], c[3], c[5], c[6], c[7]]);
+        for place in 0..4 {
+            result[row][place] = sample(rounded(line[place], CONST_BITS + PASS1_BITS + 4));
+        }
     }
     result
 }
 
+#[inline(always)]
+fn half_line([c0, c1, c2, c3, c5, c6, c7]: [Wrapping<i32>; 7]) -> [Wrapping<i32>; 4] {
+    let base = c0 << (CONST_BITS as usize + 1);
+    let even = times(c2, 15137) - times(c6, 6270);
+    let odd = times(c5, 11893) - times(c7, 1730) - times(c3, 17799) + times(c1, 8697);
+    let outer = times(c3, 7373) - times(c7, 4176) - times(c5, 4926) + times(c1, 20995);
+    [base + even + outer, base - even + odd, base - even - odd, base + even - outer]
+}
+
 /// 2 x 2 samples in the upper left.
+#[expect(clippy::needless_range_loop, reason = "all columns of a row side by side")]
 #[inline(always)]
 pub fn quarter(block: &Block, quantizers: &Block) -> Samples {
-    let line = |[c0, c1, c3, c5, c7]: [Wrapping<i32>; 5], shift: u32| {
-        let odd = times(c1, 29692) - times(c3, 10426) + times(c5, 6967) - times(c7, 5906);
-        let even = c0 << (CONST_BITS as usize + 2);
-        [even + odd, even - odd].map(|sum| rounded(sum, shift))
-    };
-    let columns = [0, 1, 3, 5, 7].map(|index| {
-        let coefficients = [0, 1, 3, 5, 7].map(|row| dequantized(block, quantizers, row, index));
-        line(coefficients, CONST_BITS - PASS1_BITS + 2)
-    });
+    let mut columns = [[Wrapping(0); 8]; 2];
+    // Those of 2, 4 and 6 are not looked at, but a vector has room for them.
+    for index in 0..8 {
+        let c = |row: usize| dequantized(block, quantizers, row, index);
+        let line = quarter_line([c(0), c(1), c(3), c(5), c(7)]);
+        for place in 0..2 {
+            columns[place][index] = kept(rounded(line[place], CONST_BITS - PASS1_BITS + 2));
+        }
+    }
     let mut result = [[0; 8]; 8];
-    for (index, row) in result.iter_mut().take(2).enumerate() {
-        store(row, line(columns.map(|column| kept(column[index])), CONST_BITS + PASS1_BITS + 5));
+    for row in 0..2 {
+        let c = &columns[row];
+        let line = quarter_line([c[0], c[1], c[3], c[5], c[7]]);
+        for place in 0..2 {
+            result[row][place] = sample(rounded(line[place], CONST_BITS + PASS1_BITS + 5));
+        }
     }
     result
+}
+
+#[inline(always)]
+fn quarter_line([c0, c1, c3, c5, c7]: [Wrapping<i32>; 5]) -> [Wrapping<i32>; 2] {
+    let odd = times(c1, 29692) - times(c3, 10426) + times(c5, 6967) - times(c7, 5906);
+    let even = c0 << (CONST_BITS as usize + 2);
+    [even + odd, even - odd]
 }
 
 #[inline(always)]
@@ -165,8 +188,6 @@ fn kept(value: i32) -> Wrapping<i32> {
 }
 
 #[inline(always)]
-fn store<const N: usize>(row: &mut [u8; 8], values: [i32; N]) {
-    for (sample, value) in row.iter_mut().zip(values) {
-        *sample = (value + 128).clamp(0, 255) as u8;
-    }
+fn sample(value: i32) -> u8 {
+    (value + 128).clamp(0, 255) as u8
 }
