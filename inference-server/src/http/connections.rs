@@ -46,7 +46,7 @@ use crate::telemetry::Telemetry;
 pub use crate::telemetry::record::Protocol;
 
 /// How long a client may take for a request's headers, and how long a connection may be idle.
-const HEADER_TIMEOUT: Duration = Duration::from_secs(10);
+pub(super) const HEADER_TIMEOUT: Duration = Duration::from_secs(10);
 /// How long an aged connection may stay idle before it is closed without having been told.
 const AGED_IDLE: Duration = Duration::from_secs(3);
 /// How long a request may still run on an aged connection before it is cut.

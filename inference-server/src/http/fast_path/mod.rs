@@ -26,6 +26,7 @@ use tokio::{
 use self::{head::Head, writer::Writer};
 use super::{
     App, body,
+    connections::HEADER_TIMEOUT,
     error::ApiError,
     infer::{self, Answered, BodyKind},
 };
@@ -33,8 +34,6 @@ use crate::{protocol::inflate::Encoding, repository::Serving, telemetry::watch::
 
 /// The most bytes of a request, head and body. It is also the memory of a connection that is idle.
 const MAX_REQUEST: usize = 8 * 1024;
-/// How long a client may take between two requests, and for the rest of one.
-const PAUSE: Duration = Duration::from_secs(10);
 /// How long a client may take to read an answer.
 const SEND_TIMEOUT: Duration = Duration::from_mins(5);
 
@@ -56,7 +55,7 @@ pub(super) async fn serve(
     mut end: Pin<&mut impl Future<Output = ()>>,
 ) -> Option<Bytes> {
     let (mut buffer, mut writer) = (BytesMut::new(), Writer::default());
-    let (mut pause, mut has_begun, mut has_ended) = (pin!(sleep(PAUSE)), false, false);
+    let (mut pause, mut has_begun, mut has_ended) = (pin!(sleep(HEADER_TIMEOUT)), false, false);
     loop {
         let whole = match head::read(&buffer) {
             Head::Nothing => None,
@@ -70,7 +69,7 @@ pub(super) async fn serve(
             buffer.reserve(MAX_REQUEST - buffer.len());
             if !buffer.is_empty() && !has_begun {
                 has_begun = true;
-                pause.as_mut().reset(Instant::now() + PAUSE);
+                pause.as_mut().reset(Instant::now() + HEADER_TIMEOUT);
             }
             tokio::select! {
                 biased;
@@ -113,7 +112,7 @@ pub(super) async fn serve(
             return None;
         }
         has_begun = false;
-        pause.as_mut().reset(Instant::now() + PAUSE);
+        pause.as_mut().reset(Instant::now() + HEADER_TIMEOUT);
     }
 }
 
