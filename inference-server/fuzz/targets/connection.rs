@@ -2,6 +2,8 @@
 //! watched, and so all are for the library.
 #![no_main]
 
+mod timer;
+
 use std::{
     net::SocketAddr,
     path::Path,
@@ -32,11 +34,7 @@ struct Servers {
 }
 
 static SERVERS: LazyLock<Servers> = LazyLock::new(|| {
-    let folder = tempfile::tempdir().expect("a folder");
-    let version = folder.path().join("1");
-    std::fs::create_dir(&version).expect("a version");
-    std::fs::write(version.join("timer.json"), r#"{"alphaMicroseconds":0,"tau0Microseconds":0,"dims":[4]}"#)
-        .expect("a model");
+    let folder = timer::folder();
     let runtime = Runtime::new().expect("a runtime");
     let [fast, library] = [false, true].map(|is_watched| runtime.block_on(server(folder.path(), is_watched)));
     Servers { runtime, fast, library, _folder: folder }

@@ -2,6 +2,8 @@
 //! says why.
 #![no_main]
 
+mod timer;
+
 use std::sync::LazyLock;
 
 use axum::{Router, body::Body, http::Request};
@@ -60,11 +62,7 @@ struct Server {
 }
 
 static SERVER: LazyLock<Server> = LazyLock::new(|| {
-    let folder = tempfile::tempdir().expect("a folder");
-    let version = folder.path().join("1");
-    std::fs::create_dir(&version).expect("a version");
-    std::fs::write(version.join("timer.json"), r#"{"alphaMicroseconds":0,"tau0Microseconds":0,"dims":[4]}"#)
-        .expect("a model");
+    let folder = timer::folder();
     let settings = serde_json::json!({"version": 1, "model": {"name": "m", "path": folder.path()}});
     let settings: Settings = serde_json::from_value(settings).expect("settings");
     let telemetry = Telemetry::start(&settings).expect("neither log nor traces");
